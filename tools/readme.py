@@ -2,7 +2,7 @@
 
 What stands between `<!-- begin NAME -->` and `<!-- end NAME -->` is made here. With --check nothing is
 written, and the exit code is 1 when something is not what the notebooks say."""
-import base64, json, re, sys
+import ast, base64, json, re, sys
 from pathlib import Path
 
 from instep import module_of, source
@@ -20,7 +20,8 @@ def course(notebooks):
         opening = source(next(c for c in nb['cells'] if c['cell_type'] == 'markdown'))
         question = re.search(r'^> (.*)$', opening, re.M)[1]
         exports = re.search(r'^__all__ = (\[.*?\])', (ROOT/'initnotes'/f'{module_of(nb)}.py').read_text(encoding='utf-8'), re.M | re.S)[1]
-        rows.append(f"| [`{name}`](nbs/{name}.ipynb) | {question} | {', '.join(f'`{x}`' for x in re.findall(r'\w+', exports))} |")
+        names = ', '.join(f'`{x}`' for x in ast.literal_eval(exports))
+        rows.append(f'| [`{name}`](nbs/{name}.ipynb) | {question} | {names} |')
     return '\n'.join(rows)
 
 def figures(notebooks):
