@@ -6,7 +6,7 @@ compare  execute, and compare with the outputs stored (on the reference platform
 sweep    execute for INITNOTES_SEED = 0 … N−1
 
 All of them run without network, exit 1 when a cell fails, and name notebook, cell and error."""
-import argparse, ast, base64, io, json, os, platform, re, sys, time
+import argparse, ast, base64, io, json, os, platform, re, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError, CellTimeoutError
 from nbdev.clean import clean_nb
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = 'application/vnd.initnotes.ledger+json'
@@ -38,16 +39,19 @@ def execute(path, seed=None, threads=None, on_cell=lambda i, n: None):
     if threads: env['OMP_NUM_THREADS'] = str(threads)
     env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT/'tools'/'offline'), env.get('PYTHONPATH')]))
     failed = []
-    client = NotebookClient(nb, timeout=600, kernel_name='python3', record_timing=False, coalesce_streams=True,
-                            resources={'metadata': {'path': str(path.parent)}},
-                            on_cell_start=lambda cell, cell_index: on_cell(cell_index + 1, len(nb.cells)),
-                            on_cell_error=lambda cell, cell_index, execute_reply: failed.append(cell_index))
-    try: client.execute(env=env)
-    except (CellExecutionError, DeadKernelError, CellTimeoutError) as e:
-        where = f'cell {failed[0]} ({nb.cells[failed[0]].id})' if failed else 'its kernel'
-        line = re.search(r'^-+> *\d+ (.*)$', re.sub(r'\x1b\[[\d;]*m', '', str(e)), re.M)  # a bare assert has no message of its own
-        raise CellFailed(f"{path.name}, {where}: {getattr(e, 'ename', type(e).__name__)}: {getattr(e, 'evalue', e)}"
-                         + (f' (at: {line[1].strip()})' if line else '')) from None
+    with tempfile.TemporaryDirectory() as tmp:
+        # Unix sockets need no network at all. Their names must be short, so they do not lie below _build.
+        local = dict(transport='ipc', connection_file=f'{tmp}/kernel.json') if os.name == 'posix' else {}
+        client = NotebookClient(nb, kernel_name='python3', config=Config(KernelManager=local), timeout=600,
+                                record_timing=False, coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}},
+                                on_cell_start=lambda cell, cell_index: on_cell(cell_index + 1, len(nb.cells)),
+                                on_cell_error=lambda cell, cell_index, execute_reply: failed.append(cell_index))
+        try: client.execute(env=env)
+        except (CellExecutionError, DeadKernelError, CellTimeoutError) as e:
+            where = f'cell {failed[0]} ({nb.cells[failed[0]].id})' if failed else 'its kernel'
+            line = re.search(r'^-+> *\d+ (.*)$', re.sub(r'\x1b\[[\d;]*m', '', str(e)), re.M)  # a bare assert has no message of its own
+            raise CellFailed(f"{path.name}, {where}: {getattr(e, 'ename', type(e).__name__)}: {getattr(e, 'evalue', e)}"
+                             + (f' (at: {line[1].strip()})' if line else '')) from None
     for i, c in enumerate(nb.cells):  # a warning in a lesson is a mistake, and names paths of one machine
         for o in c.get('outputs', []):
             if o.get('name') == 'stderr': raise CellFailed(f"{path.name}, cell {i} ({c.id}): prints to stderr: {text(o['text']).strip()}")

@@ -40,7 +40,7 @@ def picture(nb, label):
     raise SystemExit(f'no stored picture labelled {label}')
 
 def renew(readme, name, body):
-    new, n = re.subn(rf'(<!-- begin {name} -->\n).*?(\n<!-- end {name} -->)', lambda m: m[1] + body + m[2], readme, flags=re.S)
+    new, n = re.subn(rf'(<!-- begin {name} -->\n).*?(<!-- end {name} -->)', lambda m: m[1] + body + '\n' + m[2], readme, flags=re.S)
     if n != 1: raise SystemExit(f'README.md: expected one block <!-- begin {name} --> … <!-- end {name} -->, found {n}')
     return new
 
