@@ -1,0 +1,65 @@
+"The notebooks are the only source: each way of falling out of step is planted in a copy, and found."
+import json
+
+import instep, pytest
+from conftest import ROOT, edit
+
+def code_cells(nb): return [c for c in nb['cells'] if c['cell_type'] == 'code']
+
+def test_in_step(): assert list(instep.problems(ROOT)) == []
+
+def found(copy, *words): assert any(all(w in p for w in words) for p in instep.problems(copy)), list(instep.problems(copy))
+
+def test_stale_module(copy):
+    core = copy/'initnotes'/'core.py'
+    core.write_text(core.read_text().replace('math.sqrt((kurtosis - 1)/n)', 'math.sqrt((kurtosis - 2)/n)'))
+    found(copy, 'core.py', 'not what the notebooks export')
+
+def test_module_of_a_removed_notebook(copy):
+    old = copy/'initnotes'/'old.py'
+    old.write_text((copy/'initnotes'/'core.py').read_text())
+    found(copy, 'old.py', 'no notebook exports it')
+
+def test_missing_module(copy):
+    (copy/'initnotes'/'data.py').unlink()
+    found(copy, 'data.py', 'missing')
+
+def test_version_only_in_settings(copy):
+    init = copy/'initnotes'/'__init__.py'
+    init.write_text(init.read_text().replace('__version__ = "', '__version__ = "9'))
+    found(copy, '__init__.py')
+
+def test_unclean_notebook(copy):
+    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[1].update(execution_count=3))
+    found(copy, '00_core.ipynb', 'nbdev_clean')
+
+@pytest.mark.parametrize('line', ['#export', '# export', '#hide', '#default_exp core', '#exporti'])
+def test_directive_without_pipe(copy, line):
+    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=[line + '\n', 'x = 1']))
+    found(copy, '00_core.ipynb', 'no pipe')
+
+def test_directive_below_code(copy):
+    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['x = 1\n', '#| export\n', 'y = 2']))
+    found(copy, '00_core.ipynb', 'below code')
+
+def test_misspelt_directive(copy):
+    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| exprot\n', 'x = 1']))
+    found(copy, '00_core.ipynb', 'exprot')
+
+def test_a_comment_is_no_directive(copy):
+    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[1]['source'].append('\n# export it later, or hide it'))
+    assert not any('pipe' in p for p in instep.problems(copy))
+
+@pytest.mark.parametrize('line', ['from initnotes.why_sqrt5 import leaky_gain', 'import initnotes.data', 'from initnotes import data', 'from initnotes.all import *'])
+def test_uphill_import(copy, line):
+    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[1].update(source=[line]))
+    found(copy, '00_core.ipynb', 'earlier lesson')
+
+def test_downhill_import(copy):
+    edit(copy/'nbs'/'03_why_sqrt5.ipynb', lambda nb: code_cells(nb)[2]['source'].append('\nfrom initnotes.data import read_idx'))
+    assert not any('earlier lesson' in p for p in instep.problems(copy))
+
+def test_all_has_every_module():
+    modules = {instep.module_of(json.loads(p.read_text())) for p in (ROOT/'nbs').glob('[0-9]*.ipynb')}
+    text = (ROOT/'initnotes'/'all.py').read_text()
+    assert all(f'from .{m} import *' in text for m in modules)

@@ -1,0 +1,85 @@
+"The package as users get it: the wheel, its data, its imports, and the README's claims."
+import configparser, os, re, shutil, subprocess, sys, zipfile
+
+import pytest
+
+from conftest import ROOT
+
+INI = configparser.ConfigParser(delimiters=['='])
+INI.read(ROOT/'settings.ini', encoding='utf-8')
+CFG = INI['DEFAULT']
+
+def python(code, **env):
+    done = subprocess.run([sys.executable, '-W', 'error', '-c', code], capture_output=True, text=True, env={**os.environ, **env}, cwd='/')
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "The wheel, built offline from a copy, and where it is unpacked."
+    tmp = tmp_path_factory.mktemp('wheel')
+    shutil.copytree(ROOT, tmp/'src', ignore=shutil.ignore_patterns('.*', '_build', 'nbs', 'tests', '__pycache__'))
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-index', '--no-build-isolation', '-w', tmp, tmp/'src'], check=True)
+    path, = tmp.glob('*.whl')
+    zipfile.ZipFile(path).extractall(tmp/'unpacked')
+    return path, tmp/'unpacked'
+
+def test_wheel_holds_code_data_and_licence(wheel):
+    names = set(zipfile.ZipFile(wheel[0]).namelist())
+    for f in sorted((ROOT/'initnotes').rglob('*')):
+        if f.is_file() and '__pycache__' not in f.parts: assert f.relative_to(ROOT).as_posix() in names
+    assert any(n.endswith('LICENSE') for n in names)
+    assert not any(n.split('/')[0] in ('tests', 'tools', 'nbs') for n in names)
+    assert wheel[0].name.startswith(f"initnotes-{CFG['version']}-")
+
+def test_requirements_have_no_upper_bound(wheel):
+    meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text()
+    needs = [l for l in meta.splitlines() if l.startswith('Requires-Dist') and 'extra' not in l]
+    assert {re.match(r'Requires-Dist: (\w+)', l)[1] for l in needs} == {'torch', 'fastcore', 'matplotlib'}
+    assert not any('<' in l or '==' in l for l in needs)
+
+@pytest.mark.parametrize('version', CFG['fastcore_peers'].split())
+def test_wheel_works_with_either_fastcore(wheel, version):
+    "Beside fastcore 1 and fastcore 2, as `make env` fetched them."
+    peer = ROOT/'.venv'/'peers'/f'fastcore-{version}'
+    if not peer.exists(): pytest.fail(f'no fastcore {version} in {peer}: run `make env`')
+    code = f"""
+import fastcore, initnotes, initnotes.all as a
+assert fastcore.__version__ == {version!r}, fastcore.__version__
+assert initnotes.__file__.startswith({str(wheel[1])!r}), initnotes.__file__
+led = a.Ledger('x'); led.check('y', 1, 1, tol=0)
+assert initnotes.mnist().x_train.shape == (50000, 784) and 'y' in led.to_markdown()
+print(initnotes.__version__)"""
+    assert python(code, PYTHONPATH=os.pathsep.join([str(wheel[1]), str(peer)])).strip() == CFG['version']
+
+def test_import_loads_nothing_that_torch_does_not():
+    "No module beyond torch's own, the standard library, fastcore's basics and ours; no plotting."
+    new = python("""
+import sys, torch
+before = set(sys.modules)
+import initnotes
+print(*sorted(m for m in set(sys.modules) - before if m.split('.')[0] not in sys.stdlib_module_names))""").split()
+    allowed = {'fastcore', 'fastcore.basics', 'fastcore.imports'}
+    assert set(m for m in new if not m.startswith(('initnotes', '__editable__', 'torch'))) <= allowed, new
+
+def test_public_names_are_documented():
+    import initnotes
+    for name in initnotes.__all__:
+        assert (getattr(initnotes, name).__doc__ or '').strip(), name
+
+def test_versions_in_constraints_are_plain():
+    pins = [l for l in (ROOT/'constraints.txt').read_text().splitlines() if l and not l.startswith('#')]
+    assert all(re.fullmatch(r'[\w.-]+==[\w.]+', p) for p in pins) and len(pins) == len({p.split('==')[0].lower() for p in pins})
+
+def test_readme_code_runs():
+    "The README's example for practitioners, as it stands, but for the folder that nobody has."
+    code = re.search(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), re.S)[1]
+    python(code)
+    import initnotes
+    shown = re.findall(r'ini\.(\w+)\((\d+)\) .*: ([\d.]+)\n', code)
+    assert len(shown) == 2
+    for name, argument, figure in shown: assert round(getattr(initnotes, name)(int(argument)), len(figure) - 2) == float(figure)
+
+def test_readme_names_every_command():
+    readme, makefile = ((ROOT/f).read_text(encoding='utf-8') for f in ('README.md', 'Makefile'))
+    for target in re.findall(r'make (\w+)', readme): assert re.search(rf'^{target}:', makefile, re.M), target
