@@ -12,22 +12,23 @@ from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 
-# %% ../nbs/00_core.ipynb #8ac66eb0
+# %% ../nbs/00_core.ipynb #734a704f
 class InputError(ValueError):
     "Bad input to one of this package's functions: names the thing, what was found, and what to do."
 
 def set_seed(
-    seed: int  # the notebook's own seed; `INITNOTES_SEED` (0 when unset) moves it by 1000 per unit
+    seed: int  # the notebook's own seed; `INITNOTES_SEED` (0 when unset) moves it by a million per unit
 ) -> int:  # the seed that was set
     "Seed torch and `random`, shifted by the environment variable `INITNOTES_SEED`."
+    if not isinstance(seed, int): raise InputError(f"set_seed got {seed!r}, expected a whole number.")
     shift = os.environ.get('INITNOTES_SEED', '0') or '0'
     if not shift.isdecimal():
         raise InputError(f"INITNOTES_SEED is {shift!r}, expected a whole number from 0 up: set it to one, or unset it.")
-    seed += 1000*int(shift)
+    seed += 10**6*int(shift)
     random.seed(seed); torch.manual_seed(seed)
     return seed
 
-# %% ../nbs/00_core.ipynb #f35a6775
+# %% ../nbs/00_core.ipynb #ff54e7bf
 class Stats(NamedTuple):
     "Mean, standard deviation and root mean square of some numbers, or of a distribution."
     mean: float  # average
@@ -45,36 +46,43 @@ class Stats(NamedTuple):
     def __repr__(self): return f'mean {self.mean:.4g} · std {self.std:.4g} · rms {self.rms:.4g}'
 
 def stats(
-    x: torch.Tensor  # any shape, at least two numbers; measured in float32, or float64 if it is that
+    x: torch.Tensor  # any shape, at least two numbers; measured in float32 or better
 ) -> Stats:  # over all its elements
     "Mean, unbiased standard deviation and root mean square of all elements of `x`."
-    if not isinstance(x, torch.Tensor): x = torch.as_tensor(x)
+    try: x = torch.as_tensor(x).detach()
+    except (TypeError, ValueError, RuntimeError): raise InputError(f"stats got {type(x).__name__}, expected a tensor or numbers that make one.") from None
     if x.is_complex(): raise InputError(f"stats got a {x.dtype} tensor, expected real numbers: pass x.abs(), x.real or x.imag.")
-    if x.numel() < 2:
-        raise InputError(f"stats got a tensor of shape {tuple(x.shape)}, expected at least 2 numbers: a std needs two.")
-    x = x.detach()
+    if x.numel() < 2: raise InputError(f"stats got a tensor of shape {tuple(x.shape)}, expected at least 2 numbers: a std needs two.")
     if x.dtype != torch.float64: x = x.float()
-    std, mean = torch.std_mean(x)
-    return Stats(mean.item(), std.item(), x.square().mean().sqrt().item())
+    for x in (x, x.double()):       # squares of float32 numbers overflow from 1e19 on: then once more, in float64
+        std, mean = torch.std_mean(x)
+        found = Stats(mean.item(), std.item(), x.square().mean().sqrt().item())
+        if math.isfinite(found.std + found.rms): break
+    return found
 
-# %% ../nbs/00_core.ipynb #67b2ff1e
+# %% ../nbs/00_core.ipynb #5f0d28bd
+def _count(n):
+    if not n >= 1: raise InputError(f"n is {n!r}, expected a number of draws, at least 1.")
+    return n
+
 def se_mean(
     std: float,  # standard deviation of one draw
     n: int       # number of independent draws
 ) -> float:
     "Standard error of the mean of `n` independent draws: σ/√n."
-    return std/math.sqrt(n)
+    return std/math.sqrt(_count(n))
 
-# %% ../nbs/00_core.ipynb #9605f303
+# %% ../nbs/00_core.ipynb #2095179d
 def se_std(
     std: float,           # standard deviation of one draw
     n: int,               # number of independent draws
     kurtosis: float = 3.  # E[(x−μ)⁴]/σ⁴: 3 for normal draws, 1.8 for uniform ones
 ) -> float:
     "Standard error of the standard deviation of `n` independent draws: σ/2·√((κ−1)/n), for large n."
-    return std/2*math.sqrt((kurtosis - 1)/n)
+    return std/2*math.sqrt((kurtosis - 1)/_count(n))
 
-# %% ../nbs/00_core.ipynb #f377fee7
+# %% ../nbs/00_core.ipynb #e1ebabef
+#| code-fold: true
 P_FIVE = math.erfc(5/math.sqrt(2))  # chance that a Gaussian strays past five standard errors: 5.7e-7
 
 def rms_interval(
@@ -83,6 +91,8 @@ def rms_interval(
     p: float = P_FIVE # chance that a correct measurement falls outside, half on each side
 ) -> tuple[float, float]:  # lowest and highest root mean square to expect
     "Exact interval of the root mean square of `n` normal draws (n·rms²/σ² is χ² with n degrees of freedom)."
+    if not 0 < p < 1: raise InputError(f"rms_interval got p={p!r}, expected a chance between 0 and 1.")
+    n = _count(n)
     def root(tail, rising):  # where `tail` passes p/2, by bisection on the mean square
         lo, hi = 0., 1e4
         for _ in range(200):
@@ -92,9 +102,11 @@ def rms_interval(
         return std*math.sqrt(lo)
     return root(torch.special.gammainc, True), root(torch.special.gammaincc, False)
 
-# %% ../nbs/00_core.ipynb #c3eac7e8
+# %% ../nbs/00_core.ipynb #a96fcb2f
 class LedgerError(AssertionError):
     "A measured figure lies outside what was predicted, or a source's figure does without a reason given."
+
+def _float(x): return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
 def _printed(source):
     "Name, value and half a unit of the last printed digit of a figure like `'S0 .5779'`."
@@ -102,10 +114,10 @@ def _printed(source):
         name, figure = source.split()
         value = Decimal(figure.replace('−', '-'))
         return name, float(value), .5*10.**value.as_tuple().exponent
-    except (ValueError, InvalidOperation, TypeError):
+    except (ValueError, InvalidOperation, TypeError, AttributeError):
         raise InputError(f"source is {source!r}, expected a name and a figure as printed, such as 'S0 .5779'.") from None
 
-# %% ../nbs/00_core.ipynb #432962e5
+# %% ../nbs/00_core.ipynb #6ed13c42
 class Ledger:
     "Predictions beside measurements: a row that fails raises `LedgerError`."
     def __init__(self, name: str): self.name, self.rows = name, {}  # rows by what they say: a cell run twice adds one
@@ -116,6 +128,7 @@ class Ledger:
 @patch
 def _source(self: Ledger, what, source, lo, hi, why):
     "Columns about a source's figure; raises when it lies outside `lo`…`hi` without a reason, or inside with one."
+    if why and not source: raise InputError(f"row '{what}': got why='{why}' without a source that it could excuse.")
     if not source: return dict(source='', reproduced=None, why='')
     _, value, half = _printed(source)
     inside = lo - half <= value <= hi + half
@@ -124,7 +137,7 @@ def _source(self: Ledger, what, source, lo, hi, why):
     if inside and why: self._fail(what, f"the source's figure {source} lies inside {lo:.4g} … {hi:.4g}: it needs no excuse, remove why='{why}'.")
     return dict(source=source, reproduced=inside, why=why)
 
-# %% ../nbs/00_core.ipynb #2a51412e
+# %% ../nbs/00_core.ipynb #ed731102
 @patch
 def check(self: Ledger,
     what: str,            # what is claimed; the row's name
@@ -138,49 +151,54 @@ def check(self: Ledger,
     why: str = ''         # why the source's figure lies outside
 ) -> None:  # raises `LedgerError`, and adds nothing, when the row fails
     "Add a row; raise unless `measured` lies where `predicted` says, and the source's figure too."
-    if sum(o is not None for o in (se, tol, within)) != 1:
-        raise InputError(f"row '{what}': expected exactly one of se, tol and within.")
-    predicted, measured, se = (x.item() if isinstance(x, torch.Tensor) else x for x in (predicted, measured, se))
-    if se is not None: tol, label = 5*se, f'±{5*se:.2g} (5 se)'
-    elif tol is not None: label = f'±{tol:.2g}'
-    lo, hi = within or (predicted - tol, predicted + tol)
-    if within: label = f'{lo:.4g} … {hi:.4g}'
+    if sum(o is not None for o in (se, tol, within)) != 1: raise InputError(f"row '{what}': expected exactly one of se, tol and within.")
+    predicted, measured = _float(predicted), _float(measured)
+    if within is None:
+        allowed = 5*_float(se) if tol is None else _float(tol)
+        lo, hi, label = predicted - allowed, predicted + allowed, f'±{allowed:.2g}' + (' (5 se)' if tol is None else '')
+    else: lo, hi = map(_float, within); label = f'{lo:.4g} … {hi:.4g}'
+    if not (lo <= predicted <= hi and math.isfinite(hi - lo)):
+        raise InputError(f"row '{what}': the tolerance {label} does not surround the prediction {predicted:.6g} with finite bounds.")
     if not lo <= measured <= hi:
-        off = f", {abs(measured - predicted)/se:.1f} standard errors off" if se else ''
+        off = f", {abs(measured - predicted)/_float(se):.1f} standard errors off" if se else ''
         self._fail(what, f"expected {predicted:.6g}, tolerance {label}, found {measured:.6g}{off}. One of the two is wrong: find out which.")
     self.rows[what] = dict(what=what, predicted=predicted, measured=measured, tolerance=label, **self._source(what, source, lo, hi, why))
 
-# %% ../nbs/00_core.ipynb #b373361e
+# %% ../nbs/00_core.ipynb #1a7a64e9
 @patch
 def place(self: Ledger,
     what: str,     # what the figure is; the row's name
-    draws: torch.Tensor,  # the statistic in many independent draws, at least 100
+    draws: torch.Tensor,  # the statistic in at least 400 independent draws
     source: str,   # a source and its figure as printed
     why: str = ''  # why it lies outside
 ) -> None:
-    "Add a row that asks only whether a source's figure is one that many draws could have given."
-    if draws.numel() < 100: raise InputError(f"row '{what}': got {draws.numel()} draws, expected at least 100 to tell what is usual.")
-    lo, mid, hi = torch.quantile(draws.double(), torch.tensor([.0005, .5, .9995]).double()).tolist()
-    self.rows[what] = dict(what=what, predicted=f'{lo:.4g} … {hi:.4g}', measured=mid,
-                           tolerance='99.9 % of draws; median', **self._source(what, source, lo, hi, why))
+    "Add a row that asks whether a source's single draw lies in the range of many like it (one more of n falls outside with chance 2/(n+1))."
+    n = draws.numel()
+    if n < 400: raise InputError(f"row '{what}': got {n} draws, expected at least 400 to tell what is usual.")
+    lo, mid, hi = (f(draws).item() for f in (torch.min, torch.median, torch.max))
+    row = self._source(what, source, lo, hi, why)
+    share = (draws < _printed(source)[1]).double().mean().item()
+    self.rows[what] = dict(what=what, predicted=f'{lo:.4g} … {hi:.4g}', measured=mid, tolerance=f'range of {n:,} draws; median', **row, share=share)
 
-# %% ../nbs/00_core.ipynb #baaa0031
+# %% ../nbs/00_core.ipynb #e1e9c59c
 def _short(x):
     if isinstance(x, str): return x
     return f'{x:,.0f}' if x == round(x) and abs(x) < 1e7 else f'{x:.4g}'
 
-def _inside(r): return '✓' if r['reproduced'] is not False else f"✗ in the source: {r['why']}"
+def _sourced(r):
+    if not r['source']: return ''
+    return r['source'] + (' ✓' if r['reproduced'] else f" ✗ {r['why']}") + (f" (above {r['share']:.0%} of draws)" if 'share' in r else '')
 
 @patch
 def to_markdown(self: Ledger) -> str:
     "The rows as a Markdown table."
-    head = '| what | predicted | measured | tolerance | in a source | inside? |\n|---|---|---|---|---|---|\n'
+    head = '| what | predicted | measured | tolerance | inside? | printed in a source |\n|---|---|---|---|---|---|\n'
     return head + '\n'.join('| ' + ' | '.join((r['what'], _short(r['predicted']), _short(r['measured']), r['tolerance'],
-                                               r['source'], _inside(r))) + ' |' for r in self.rows.values())
+                                               '✓', _sourced(r))) + ' |' for r in self.rows.values())
 
 @patch
 def to_json(self: Ledger) -> str:
-    "The rows as JSON: name, number of rows, and per row what, predicted, measured, tolerance, source, reproduced, why."
+    "The rows as JSON: name, number of rows, and per row what, predicted, measured, tolerance, source, reproduced, why, and the share of draws below a placed source."
     rounded = [{k: float(f'{v:.9g}') if isinstance(v, float) else v for k, v in r.items()} for r in self.rows.values()]
     return json.dumps(dict(name=self.name, rows=rounded), ensure_ascii=False)
 

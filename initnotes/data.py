@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['DataError', 'read_idx', 'Mnist', 'mnist', 'normalize', 'normalize_to']
 
-# %% ../nbs/01_data.ipynb #a2471e95
+# %% ../nbs/01_data.ipynb #bccf715f
 import gzip, hashlib, math, sys, zlib
 from pathlib import Path
 from typing import NamedTuple
 import torch
 import initnotes
-from .core import InputError
+from .core import InputError, stats
 
-# %% ../nbs/01_data.ipynb #2be1e33d
+# %% ../nbs/01_data.ipynb #7edaf3e8
+#| code-fold: true
 _IDX_TYPES = {0x08: torch.uint8, 0x09: torch.int8, 0x0B: torch.int16, 0x0C: torch.int32, 0x0D: torch.float32, 0x0E: torch.float64}
 
 class DataError(InputError):
@@ -30,7 +31,8 @@ def _idx_header(f, name):
     if len(sizes) < 4*head[3]: raise DataError(f"{name}: expected {head[3]} dimensions of 4 bytes each, found {len(sizes)} bytes and then the end.")
     return _IDX_TYPES[head[2]], tuple(int.from_bytes(sizes[i:i+4], 'big') for i in range(0, len(sizes), 4))
 
-# %% ../nbs/01_data.ipynb #c2722ccd
+# %% ../nbs/01_data.ipynb #2a9b3ecf
+#| code-fold: true
 def _idx_body(f, name, n):
     "Exactly `n` bytes, which must be all the rest of `f`; room is made only for what arrives."
     buf = bytearray()
@@ -39,14 +41,14 @@ def _idx_body(f, name, n):
     if f.read(1): raise DataError(f"{name}: expected {n:,} bytes after the header, found more: the header is wrong or something was appended.")
     return buf
 
-# %% ../nbs/01_data.ipynb #d2ded7ca
+# %% ../nbs/01_data.ipynb #cd83eb97
 def read_idx(
     path: str | Path  # an IDX file; one whose name ends in .gz is unzipped while it is read
 ) -> torch.Tensor:    # of the shape and element type in the file's header
     "Read an IDX file of any element type and shape. Raises `DataError`; uses no more memory than the file warrants."
     path = Path(path)
     if not path.is_file(): raise DataError(f"{path}: expected an IDX file, found {'a folder' if path.is_dir() else 'nothing there'}.")
-    zipped = path.suffix == '.gz'
+    zipped = path.suffix.lower() == '.gz'
     room = path.stat().st_size*(1032 if zipped else 1)  # deflate's largest expansion
     try:
         with (gzip.open if zipped else open)(path, 'rb') as f:
@@ -91,7 +93,7 @@ def _pair(images, labels):
     if y.dtype != torch.uint8 or y.shape != x.shape[:1]: raise DataError(f"{labels}: expected {len(x)} bytes, a label for each image of {images.name}, found {y.dtype} of shape {tuple(y.shape)}.")
     return x.flatten(1).float().div_(256), y.long()
 
-# %% ../nbs/01_data.ipynb #32996976
+# %% ../nbs/01_data.ipynb #1b29e076
 def mnist(
     path: str | Path = None  # a folder with files named like MNIST's four, gzipped or not; None reads the package's own
 ) -> Mnist:  # the last sixth of the training images, 10,000 of MNIST's 60,000, is for validation
@@ -99,21 +101,24 @@ def mnist(
     if path is None: files = [_checked(_MNIST/name) for name in _SHA256]
     else:
         if not Path(path).is_dir(): raise DataError(f"{path}: expected a folder with the four files of a data set like MNIST, found no folder.")
-        files = [next((f for f in (Path(path)/name, Path(path)/name[:-3]) if f.is_file()), Path(path)/name) for name in _SHA256]
+        files = [Path(path)/name if (Path(path)/name).is_file() else Path(path)/name.removesuffix('.gz') for name in _SHA256]
     x, y = _pair(*files[:2])
+    if len(x) < 6: raise DataError(f"{files[0]}: expected at least 6 images, to keep a sixth for validation, found {len(x)}.")
     n = len(x) - len(x)//6
     return Mnist(x[:n], y[:n], x[n:], y[n:], *_pair(*files[2:]))
 
-# %% ../nbs/01_data.ipynb #24220840
+# %% ../nbs/01_data.ipynb #b18cfb44
 def normalize(
-    x: torch.Tensor,  # floating point, any shape
-    mean: float,      # to subtract
-    std: float        # to divide by
+    x: torch.Tensor,             # floating point, any shape
+    mean: float | torch.Tensor,  # to subtract; a tensor must broadcast against `x`, such as (C, 1, 1) for one mean a channel
+    std: float | torch.Tensor    # to divide by, likewise
 ) -> torch.Tensor:
     "`(x − mean)/std`, as a new tensor."
-    if not x.is_floating_point(): raise InputError(f"normalize got a {x.dtype} tensor, expected floating point: call .float() on it first.")
-    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        raise InputError(f"normalize got mean {float(mean):g} and std {float(std):g}, expected finite numbers and a std above 0: constant data cannot be normalised.")
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        raise InputError(f"normalize got {x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}, expected a tensor of floating-point numbers.")
+    m, s = torch.as_tensor(mean), torch.as_tensor(std)
+    if not (m.isfinite().all() and s.isfinite().all()): raise InputError(f"normalize got mean {mean} and std {std}, expected finite numbers: do the data contain nan or inf?")
+    if not (s > 0).all(): raise InputError(f"normalize got std {std}, expected it above 0: constant data cannot be normalised.")
     return (x - mean)/std
 
 def normalize_to(
@@ -121,7 +126,5 @@ def normalize_to(
     *others: torch.Tensor  # validation and test data
 ) -> tuple[torch.Tensor, ...]:  # `train` and then the others, all normalised alike
     "Normalise all of them with the mean and the std of `train`."
-    if train.numel() < 2: raise InputError(f"normalize_to got training data of shape {tuple(train.shape)}, expected at least two numbers.")
-    if not train.is_floating_point(): return normalize(train, 0, 1)  # says what is wrong
-    std, mean = torch.std_mean(train)
-    return tuple(normalize(x, mean.item(), std.item()) for x in (train, *others))
+    s = stats(train)
+    return tuple(normalize(x, s.mean, s.std) for x in (train, *others))

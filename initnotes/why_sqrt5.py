@@ -19,9 +19,9 @@ def leaky_gain(
     if not math.isfinite(a): raise InputError(f"leaky_gain got a={a}, expected a finite slope.")
     return math.sqrt(2/(1 + a**2))
 
-# %% ../nbs/03_why_sqrt5.ipynb #a1865318
+# %% ../nbs/03_why_sqrt5.ipynb #d2c91a4b
 def torch_default_std(
-    fan_in: int  # number of products summed in one output: in_features, or in_channels × kernel size
+    fan_in: int  # as PyTorch counts it, the size of `weight[0]`: in_features, or in_channels/groups × kernel size
 ) -> float:
     "Standard deviation of a fresh PyTorch layer's weights, and of its biases: of U(±1/√fan_in), hence 1/√(3·fan_in)."
     if not (isinstance(fan_in, int) and fan_in > 0): raise InputError(f"torch_default_std got fan_in={fan_in!r}, expected a whole number from 1 up.")

@@ -4,7 +4,7 @@ import json, math, random
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from initnotes.core import InputError, Ledger, LedgerError, P_FIVE, rms_interval, se_std, set_seed, stats
+from initnotes.core import InputError, Ledger, LedgerError, P_FIVE, rms_interval, se_mean, se_std, set_seed, stats
 
 @settings(max_examples=50, deadline=None)
 @given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=3), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 1000))
@@ -48,7 +48,7 @@ def test_seeds(monkeypatch):
     assert set_seed(3) == 3
     a, r = torch.randn(2), random.random()
     monkeypatch.setenv('INITNOTES_SEED', '2')
-    assert set_seed(3) == 2003 and not torch.equal(torch.randn(2), a) and random.random() != r
+    assert set_seed(3) == 2_000_003 and not torch.equal(torch.randn(2), a) and random.random() != r
     for bad in ('x', '-1', '1.5'):
         monkeypatch.setenv('INITNOTES_SEED', bad)
         state = torch.get_rng_state()
@@ -67,14 +67,15 @@ def test_ledger_rows():
     led.check('a', 1, 1, tol=1)           # a cell that is run again
     assert len(led) == 4
 
-@pytest.mark.parametrize('kw, measured', [(dict(se=.01), 1.06), (dict(tol=.05), 1.06), (dict(within=(.9, 1.05)), 1.06), (dict(tol=9), math.nan), (dict(tol=math.nan), 1.),
-                                          (dict(se=math.nan), 1.), (dict(tol=1, source='S9 3'), 1.), (dict(tol=1, source='S9 1', why='needless'), 1.)])
+@pytest.mark.parametrize('kw, measured', [(dict(se=.01), 1.06), (dict(tol=.05), 1.06), (dict(within=(.9, 1.05)), 1.06), (dict(tol=9), math.nan),
+                                          (dict(tol=1, source='S9 3'), 1.), (dict(tol=1, source='S9 1', why='needless'), 1.)])
 def test_ledger_raises_and_adds_nothing(kw, measured):
     led = Ledger('x')
     with pytest.raises(LedgerError, match="Ledger 'x', row 'bad'"): led.check('bad', 1., measured, **kw)
     assert len(led) == 0
 
-@pytest.mark.parametrize('kw', [{}, dict(se=1, tol=1), dict(tol=1, source='.5'), dict(tol=1, source='S9 five')])
+@pytest.mark.parametrize('kw', [{}, dict(se=1, tol=1), dict(tol=1, source='.5'), dict(tol=1, source='S9 five'), dict(tol=1, source=.5), dict(tol=1, why='no source'),
+                                dict(tol=math.nan), dict(tol=-1), dict(se=math.inf), dict(se=math.nan), dict(within=(2, 3)), dict(within=(2, 0))])
 def test_ledger_refuses_unclear_rows(kw):
     with pytest.raises(InputError): Ledger('x').check('bad', 1, 1, **kw)
 
@@ -88,4 +89,15 @@ def test_a_draw_outside_the_usual_needs_a_reason():
     led, draws = Ledger('x'), torch.randn(2000, generator=torch.Generator().manual_seed(0))
     with pytest.raises(LedgerError): led.place('far', draws, 'S9 6.0')
     led.place('far', draws, 'S9 6.0', why='counted twice')
-    with pytest.raises(InputError): led.place('few', draws[:99], 'S9 .5')
+    with pytest.raises(InputError): led.place('few', draws[:399], 'S9 .5')
+    led.place('middle', draws, 'S9 0.0')
+    assert led.rows['middle']['share'] == pytest.approx(.5, abs=.06) and 'of draws' in led.to_markdown()
+
+@pytest.mark.parametrize('call', [lambda: se_mean(1, 0), lambda: se_std(1, math.nan), lambda: rms_interval(0), lambda: rms_interval(-1), lambda: rms_interval(5, p=2.),
+                                  lambda: stats('abc'), lambda: stats(None), lambda: set_seed('a'), lambda: set_seed(None)])
+def test_bad_input_is_named(call):
+    with pytest.raises(InputError): call()
+
+def test_stats_of_numbers_whose_squares_overflow():
+    s = stats(torch.tensor([1e20, -1e20]))
+    assert s.rms == pytest.approx(1e20) and s.std == pytest.approx(2**.5*1e20)

@@ -45,6 +45,7 @@ def test_another_data_set(small):
     assert d.x_train[0].tolist() == [i/256 for i in range(20)] and d.y_valid[0] == 50 % 10
 
 @pytest.mark.parametrize('name, content, words', [
+    ('train-labels-idx1-ubyte', None, ['train-labels', 'nothing there']),
     ('train-labels-idx1-ubyte', idx(8, (59,), bytes(59)), ['train-labels', '60 bytes', '59']),
     ('train-labels-idx1-ubyte', idx(0xD, (60,), bytes(240)), ['train-labels', 'float32']),
     ('t10k-images-idx3-ubyte', idx(8, (10, 20), bytes(200)), ['t10k-images', '(N, height, width)', '(10, 20)']),
@@ -129,6 +130,12 @@ def test_a_folder_and_nothing(tmp_path):
 
 # ---- normalising -----------------------------------------------------------------------------
 
+def test_normalize_by_channel():
+    x = torch.randn(5, 3, 4, 4)*torch.tensor([1., 2, 3]).view(3, 1, 1)
+    y = normalize(x, x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True))
+    torch.testing.assert_close(y.std((0, 2, 3)), torch.ones(3))
+    with pytest.raises(InputError): normalize(x, 0., torch.tensor([1., 0, 1]).view(3, 1, 1))
+
 def test_normalize():
     x = torch.randn(100, 7, dtype=torch.float64)*3 + 5
     y, z = normalize_to(x, x[:10])
@@ -136,7 +143,7 @@ def test_normalize():
     assert torch.equal(normalize(x, 1, 2), (x - 1)/2)
 
 @pytest.mark.parametrize('call', [lambda: normalize(torch.arange(3), 0, 1), lambda: normalize(torch.ones(3), 0, 0), lambda: normalize(torch.ones(3), 0, -1),
-                                  lambda: normalize(torch.ones(3), math.nan, 1), lambda: normalize_to(torch.ones(3)), lambda: normalize_to(torch.ones(1)),
+                                  lambda: normalize(torch.ones(3), math.nan, 1), lambda: normalize([1., 2.], 0, 1), lambda: normalize(torch.zeros(2, dtype=torch.complex64), 0, 1), lambda: normalize_to(torch.ones(3)), lambda: normalize_to(torch.ones(1)),
                                   lambda: normalize_to(torch.arange(4)), lambda: normalize_to(torch.tensor([1., math.inf]))])
 def test_normalize_refuses(call):
     with pytest.raises(InputError): call()
