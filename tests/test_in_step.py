@@ -12,7 +12,9 @@ def found(copy, *words): assert any(all(w in p for w in words) for p in instep.p
 
 def test_stale_module(copy):
     core = copy/'initnotes'/'core.py'
-    core.write_text(core.read_text().replace('math.sqrt((kurtosis - 1)/n)', 'math.sqrt((kurtosis - 2)/n)'))
+    before = core.read_text()
+    core.write_text(before.replace('(kurtosis - 1)', '(kurtosis - 2)'))
+    assert core.read_text() != before
     found(copy, 'core.py', 'not what the notebooks export')
 
 def test_module_of_a_removed_notebook(copy):

@@ -219,7 +219,7 @@ def main():
     p.add_argument('command', choices=('run', 'store', 'compare', 'sweep'))
     p.add_argument('notebooks', nargs='*', type=Path, help='default: all in nbs/')
     p.add_argument('--seeds', type=int, default=20)
-    a = p.parse_args()
+    a = p.parse_intermixed_args()
     paths = [x.resolve() for x in a.notebooks] or sorted((ROOT/'nbs').glob('*.ipynb'))
     if missing := [x for x in paths if not x.is_file()]: p.error(f'no such notebook: {missing[0]}')
     if a.command == 'store': os.environ.pop('INITNOTES_SEED', None)   # stored outputs are those of the default seed
