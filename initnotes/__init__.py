@@ -4,6 +4,10 @@ __version__ = "0.1.0"
 from .core import InputError, Stats, set_seed, stats
 from .data import DataError, Mnist, mnist, normalize, normalize_to, read_idx
 from .why_sqrt5 import four_conv_net, leaky_gain, torch_default_std
+from .kaiming import (Fans, InitReport, calculate_gain, fans, gain, init_, kaiming_normal_, kaiming_uniform_, lecun_normal_, lecun_uniform_,
+                      moments, orthogonal_, trunc_normal_, variance_scaling_, xavier_normal_, xavier_uniform_)
 
 __all__ = ['InputError', 'Stats', 'set_seed', 'stats', 'DataError', 'Mnist', 'mnist', 'normalize', 'normalize_to', 'read_idx',
-           'four_conv_net', 'leaky_gain', 'torch_default_std']
+           'four_conv_net', 'leaky_gain', 'torch_default_std', 'Fans', 'InitReport', 'calculate_gain', 'fans', 'gain', 'init_',
+           'kaiming_normal_', 'kaiming_uniform_', 'lecun_normal_', 'lecun_uniform_', 'moments', 'orthogonal_', 'trunc_normal_',
+           'variance_scaling_', 'xavier_normal_', 'xavier_uniform_']

@@ -1,4 +1,6 @@
 "Everything that the lessons export, for `from initnotes.all import *` in a notebook."
 from .core import *
 from .data import *
+from .foundations import *
 from .why_sqrt5 import *
+from .kaiming import *

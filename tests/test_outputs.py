@@ -32,7 +32,8 @@ def test_own_tolerance():
 
 def test_which_cells_have_a_tolerance_of_their_own():
     "Lists them; a new one must be added here on purpose."
-    assert [(name, i) for name, nb in STORED.items() for i, c in enumerate(nb['cells']) if nbs.own_tolerance(c)] == []
+    listed = [(name, nbs.text(c['source']).splitlines()[2]) for name, nb in STORED.items() for c in nb['cells'] if nbs.own_tolerance(c)]
+    assert listed == [('02_foundations.ipynb', 'fig, ax = plt.subplots()')]   # rounding noise of finite differences, which a processor decides
 
 # ---- pictures --------------------------------------------------------------------------------
 
