@@ -9,8 +9,8 @@ export IPYTHONDIR := $(CURDIR)/_build/ipython
 export MPLCONFIGDIR := $(CURDIR)/_build/matplotlib
 export RUFF_CACHE_DIR := $(CURDIR)/_build/ruff
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/_build/hypothesis
-export PYTHONWARNINGS := ignore:Proactor
-OFFLINE := PYTHONPATH=$(CURDIR)/tools/offline
+# nbdev_test runs several kernels at once: one thread each, or they fight for the cores.
+OFFLINE := OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/tools/offline
 
 .PHONY: help env run test store lab sweep bench clean
 
