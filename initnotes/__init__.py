@@ -6,8 +6,12 @@ from .data import DataError, Mnist, mnist, normalize, normalize_to, read_idx
 from .why_sqrt5 import four_conv_net, leaky_gain, torch_default_std
 from .kaiming import (Fans, InitReport, calculate_gain, fans, gain, init_, kaiming_normal_, kaiming_uniform_, lecun_normal_, lecun_uniform_,
                       moments, orthogonal_, trunc_normal_, variance_scaling_, xavier_normal_, xavier_uniform_)
+from .training import (AvgStats, BatchTransform, Callback, CancelBatch, CancelEpoch, CancelFit, DeviceCallback, DivergedError, Learner, LRFinder,
+                       Progress, Recorder, TensorLoader, accuracy)
 
 __all__ = ['InputError', 'Stats', 'set_seed', 'stats', 'DataError', 'Mnist', 'mnist', 'normalize', 'normalize_to', 'read_idx',
            'four_conv_net', 'leaky_gain', 'torch_default_std', 'Fans', 'InitReport', 'calculate_gain', 'fans', 'gain', 'init_',
            'kaiming_normal_', 'kaiming_uniform_', 'lecun_normal_', 'lecun_uniform_', 'moments', 'orthogonal_', 'trunc_normal_',
-           'variance_scaling_', 'xavier_normal_', 'xavier_uniform_']
+           'variance_scaling_', 'xavier_normal_', 'xavier_uniform_',
+           'AvgStats', 'BatchTransform', 'Callback', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'DeviceCallback', 'DivergedError', 'Learner',
+           'LRFinder', 'Progress', 'Recorder', 'TensorLoader', 'accuracy']

@@ -4,3 +4,4 @@ from .data import *
 from .foundations import *
 from .why_sqrt5 import *
 from .kaiming import *
+from .training import *

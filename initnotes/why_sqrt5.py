@@ -28,8 +28,10 @@ def torch_default_std(
     return 1/math.sqrt(3*fan_in)
 
 # %% ../nbs/03_why_sqrt5.ipynb #28b5e35d
-def four_conv_net() -> nn.Sequential:  # maps images (N, 1, 28, 28) to one number each, (N,)
-    "Four convolutions of stride 2 with ReLUs between them and an average at the end: the write-ups' small regression net."
+def four_conv_net(
+    n_out: int = 1  # numbers for each image
+) -> nn.Sequential:  # maps images (N, 1, 28, 28) to (N, n_out), or to (N,) for one number
+    "Four convolutions of stride 2 with ReLUs between them and an average at the end: the write-ups' small net."
     def conv(n_in, n_out, k): return nn.Conv2d(n_in, n_out, k, stride=2, padding=k//2)
     return nn.Sequential(conv(1, 8, 5), nn.ReLU(), conv(8, 16, 3), nn.ReLU(), conv(16, 32, 3), nn.ReLU(),
-                         conv(32, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(0))
+                         conv(32, n_out, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(0 if n_out == 1 else 1))

@@ -37,6 +37,7 @@ def execute(path, seed=None, on_cell=lambda i, n: None):
     env = {k: v for k, v in os.environ.items() if k != 'INITNOTES_SEED'}
     if seed is not None: env['INITNOTES_SEED'] = str(seed)
     env['OMP_NUM_THREADS'] = '1'    # sums must not depend on how many cores there are, nor two kernels fight for them
+    env['TQDM_DISABLE'] = '1'       # no progress bar in a stored output
     env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT/'tools'/'offline'), env.get('PYTHONPATH')]))
     failed = []
     with tempfile.TemporaryDirectory() as tmp:
