@@ -202,7 +202,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                   'initnotes/training.py'),
                                     'initnotes.training.TensorLoader.__len__': ( 'training.html#tensorloader.__len__',
                                                                                  'initnotes/training.py'),
-                                    'initnotes.training._calls': ('training.html#_calls', 'initnotes/training.py'),
+                                    'initnotes.training._in_order': ('training.html#_in_order', 'initnotes/training.py'),
                                     'initnotes.training._items': ('training.html#_items', 'initnotes/training.py'),
                                     'initnotes.training._moved': ('training.html#_moved', 'initnotes/training.py'),
                                     'initnotes.training.accuracy': ('training.html#accuracy', 'initnotes/training.py')},

@@ -6,8 +6,8 @@
 __all__ = ['accuracy', 'TensorLoader', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'Callback', 'DivergedError', 'Learner',
            'Recorder', 'AvgStats', 'BatchTransform', 'DeviceCallback', 'Progress', 'LRFinder']
 
-# %% ../nbs/05_training.ipynb #f792b0c9
-import copy, math
+# %% ../nbs/05_training.ipynb #9e83b718
+import copy, math, os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 import torch
@@ -52,7 +52,7 @@ class CancelEpoch(Exception):
 class CancelFit(Exception):
     "Stop training; `after_fit` still runs."
 
-# %% ../nbs/05_training.ipynb #ad6d5898
+# %% ../nbs/05_training.ipynb #f868814f
 #| code-fold: true
 class Callback:
     "Looks on or steps in while a `Learner` trains: define any of these methods. Each is handed the learner."
@@ -70,15 +70,16 @@ class Callback:
 
 _EVENTS = [name for name in vars(Callback) if name.startswith(('before_', 'after_'))]
 
-def _calls(cbs):
-    "For each event, the methods to call, in order."
+def _in_order(cbs):
+    "The callbacks by their `order`, and for each event the methods to call."
     for cb in cbs:
         if not isinstance(cb, Callback): raise InputError(f"a callback is {cb!r}, expected an instance of Callback" + (f': pass {cb.__name__}(), not the class.' if isinstance(cb, type) else '.'))
         for name in dir(cb):
             if name.startswith(('before_', 'after_')) and name not in _EVENTS: raise InputError(f"{type(cb).__name__} has a method {name}, expected one of {', '.join(_EVENTS)}.")
-    return {e: [getattr(cb, e) for cb in cbs if getattr(type(cb), e) is not getattr(Callback, e)] for e in _EVENTS}
+    cbs = sorted(cbs, key=lambda cb: cb.order)
+    return cbs, {e: [getattr(cb, e) for cb in cbs if getattr(type(cb), e) is not getattr(Callback, e)] for e in _EVENTS}
 
-# %% ../nbs/05_training.ipynb #10971b07
+# %% ../nbs/05_training.ipynb #9644ae84
 #| code-fold: true
 class DivergedError(RuntimeError):
     "The loss became nan or infinite, in `epoch` and `batch`, counted from 0."
@@ -107,8 +108,8 @@ class Learner:
 
         Raises `InputError` before anything is changed, and `DivergedError` when the loss is not finite; Ctrl-C is passed on."""
         self._check(epochs)
-        cbs = sorted([*self.cbs, *cbs], key=lambda cb: cb.order)
-        self._call, self.epochs, self.epoch, self.step = _calls(cbs), epochs, 0, 0
+        cbs, self._call = _in_order([*self.cbs, *cbs])
+        self.epochs, self.epoch, self.step = epochs, 0, 0
         with suppress(CancelFit), ExitStack() as stack:
             for m in self.model.modules(): stack.callback(setattr, m, 'training', m.training)
             self.opt.zero_grad()                                           # whatever an interrupted fit has left there
@@ -249,31 +250,32 @@ class DeviceCallback(Callback):
         learn.opt.load_state_dict(learn.opt.state_dict())     # moves its state to where the parameters are now
     def before_batch(self, learn): learn.xb, learn.yb = _moved(learn.xb, self.device), _moved(learn.yb, self.device)
 
-# %% ../nbs/05_training.ipynb #46cdf797
+# %% ../nbs/05_training.ipynb #80f9a678
 class Progress(Callback):
     "A progress bar with the current loss, in a terminal or a notebook, gone when training ends."
     order = 10
     def before_fit(self, learn):
         from tqdm.auto import tqdm
         dls = [dl for dl in (learn.train_dl, learn.valid_dl) if dl is not None]
-        self.bar = tqdm(total=learn.epochs*sum(map(len, dls)) if all(hasattr(dl, '__len__') for dl in dls) else None, leave=False)
+        self.bar = tqdm(total=learn.epochs*sum(map(len, dls)) if all(hasattr(dl, '__len__') for dl in dls) else None,
+                        leave=False, disable=bool(os.environ.get('TQDM_DISABLE')))     # tqdm's own variable, which its notebook bar overlooks
     def after_loss(self, learn): self.loss = learn.loss.detach()
     def after_batch(self, learn):
         if self.bar.update(): self.bar.set_postfix_str(f'epoch {learn.epoch + 1}/{learn.epochs}, loss {self.loss.item():.3g}')
     def after_fit(self, learn): self.bar.close()
 
-# %% ../nbs/05_training.ipynb #c776ba69
+# %% ../nbs/05_training.ipynb #a3388064
 #| code-fold: true
 class LRFinder(Callback):
     """Raise the learning rate step by step, note the loss, then put model, optimiser and random state back (Smith 2015, arXiv 1506.01186).
 
-    `learn.fit(99, [finder])`: it stops by itself, after `steps`, or when the loss is four times its best or not finite."""
+    `learn.fit(99, [finder])`: it stops by itself, after `steps`, or when the loss, smoothed over some five steps, is four times its best, or not finite."""
     order = -5   # before those that look at the loss
     def __init__(self, lr_min: float = 1e-4, lr_max: float = 10., steps: int = 100):
         if not 0 < lr_min < lr_max or steps < 2: raise InputError(f"LRFinder got lr_min={lr_min}, lr_max={lr_max}, steps={steps}, expected 0 < lr_min < lr_max and at least 2 steps.")
         self.lr_min, self.lr_max, self.steps = lr_min, lr_max, steps
     def before_fit(self, learn):
-        self.lrs, self.losses = [], []
+        self.lrs, self.losses, self._smooth, self._best = [], [], 0., math.inf
         self._saved = copy.deepcopy((learn.model.state_dict(), learn.opt.state_dict())), torch.get_rng_state()
     def before_batch(self, learn):
         if not learn.training: raise CancelEpoch
@@ -283,7 +285,10 @@ class LRFinder(Callback):
     def after_loss(self, learn):
         self.losses.append(learn.loss.item())
         self.lrs.append(learn.opt.param_groups[0]['lr'])
-        if not self.losses[-1] <= 4*min(l for l in self.losses if l == l): raise CancelFit
+        self._smooth = .8*self._smooth + .2*self.losses[-1]
+        smooth = self._smooth/(1 - .8**len(self.losses))
+        self._best = min(self._best, smooth)
+        if not smooth <= 4*self._best: raise CancelFit        # nan is not
     def after_fit(self, learn):
         (model, opt), state = self._saved
         learn.model.load_state_dict(model); learn.opt.load_state_dict(opt); torch.set_rng_state(state)

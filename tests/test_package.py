@@ -35,7 +35,7 @@ def test_wheel_holds_code_data_and_licence(wheel):
 def test_requirements_have_no_upper_bound(wheel):
     meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text()
     needs = [l for l in meta.splitlines() if l.startswith('Requires-Dist') and 'extra' not in l]
-    assert {re.match(r'Requires-Dist: (\w+)', l)[1] for l in needs} == {'torch', 'fastcore', 'matplotlib'}
+    assert {re.match(r'Requires-Dist: (\w+)', l)[1] for l in needs} == {'torch', 'fastcore', 'matplotlib', 'tqdm'}
     assert not any('<' in l or '==' in l for l in needs)
 
 @pytest.mark.parametrize('version', CFG['fastcore_peers'].split())
