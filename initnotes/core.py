@@ -192,9 +192,9 @@ def _sourced(r):
 @patch
 def to_markdown(self: Ledger) -> str:
     "The rows as a Markdown table."
-    head = '| what | predicted | measured | tolerance | inside? | printed in a source |\n|---|---|---|---|---|---|\n'
-    return head + '\n'.join('| ' + ' | '.join((r['what'], _short(r['predicted']), _short(r['measured']), r['tolerance'],
-                                               '✓', _sourced(r))) + ' |' for r in self.rows.values())
+    keys = ['what', 'predicted', 'measured', 'tolerance', 'inside?'] + ['printed in a source']*any(r['source'] for r in self.rows.values())
+    cells = ((r['what'], _short(r['predicted']), _short(r['measured']), r['tolerance'], '✓', _sourced(r)) for r in self.rows.values())
+    return '\n'.join([f"| {' | '.join(keys)} |", '|---'*len(keys) + '|', *(f"| {' | '.join(c[:len(keys)])} |" for c in cells)])
 
 @patch
 def to_json(self: Ledger) -> str:

@@ -24,7 +24,7 @@ def accuracy(
         raise InputError(f"accuracy got scores {tuple(pred.shape)} and labels {tuple(yb.shape)}, expected (items, classes) and (items,).")
     return (pred.argmax(1) == yb).float().mean()
 
-# %% ../nbs/05_training.ipynb #223b2b35
+# %% ../nbs/05_training.ipynb #57f2622c
 class TensorLoader:
     "Batches of tensors in memory, taken by one indexing each; a new order every time when shuffled."
     def __init__(self,
@@ -36,6 +36,7 @@ class TensorLoader:
     ):
         if len(x) != len(y): raise InputError(f"TensorLoader got {len(x)} inputs and {len(y)} targets, expected as many of one as of the other.")
         if not (isinstance(batch_size, int) and batch_size > 0): raise InputError(f"batch_size is {batch_size!r}, expected a whole number from 1 up.")
+        if not len(x): raise InputError('TensorLoader got no items, expected at least one.')
         self.x, self.y, self.batch_size, self.shuffle, self.generator = x, y, batch_size, shuffle, generator
 
     def __len__(self): return math.ceil(len(self.x)/self.batch_size)
@@ -52,7 +53,7 @@ class CancelEpoch(Exception):
 class CancelFit(Exception):
     "Stop training; `after_fit` still runs."
 
-# %% ../nbs/05_training.ipynb #f868814f
+# %% ../nbs/05_training.ipynb #5e157e6f
 #| code-fold: true
 class Callback:
     "Looks on or steps in while a `Learner` trains: define any of these methods. Each is handed the learner."
@@ -75,11 +76,11 @@ def _in_order(cbs):
     for cb in cbs:
         if not isinstance(cb, Callback): raise InputError(f"a callback is {cb!r}, expected an instance of Callback" + (f': pass {cb.__name__}(), not the class.' if isinstance(cb, type) else '.'))
         for name in dir(cb):
-            if name.startswith(('before_', 'after_')) and name not in _EVENTS: raise InputError(f"{type(cb).__name__} has a method {name}, expected one of {', '.join(_EVENTS)}.")
+            if name.startswith(('before_', 'after_')) and name not in _EVENTS and callable(getattr(cb, name)): raise InputError(f"{type(cb).__name__} has a method {name}, expected one of {', '.join(_EVENTS)}.")
     cbs = sorted(cbs, key=lambda cb: cb.order)
-    return cbs, {e: [getattr(cb, e) for cb in cbs if getattr(type(cb), e) is not getattr(Callback, e)] for e in _EVENTS}
+    return cbs, {e: [f for cb in cbs if getattr(f := getattr(cb, e), '__func__', None) is not getattr(Callback, e)] for e in _EVENTS}
 
-# %% ../nbs/05_training.ipynb #9644ae84
+# %% ../nbs/05_training.ipynb #03515e82
 #| code-fold: true
 class DivergedError(RuntimeError):
     "The loss became nan or infinite, in `epoch` and `batch`, counted from 0."
@@ -104,7 +105,8 @@ class Learner:
         epochs: int,
         cbs: Iterable[Callback] = ()   # for this fit only
     ) -> None:
-        """Train for some epochs. However it ends, `after_fit` runs and every module is put back into the mode it was in.
+        """Train for some epochs. Each pass puts the whole model into training or evaluation mode; however it ends, `after_fit` runs, and every
+        module is put back into the mode it was in.
 
         Raises `InputError` before anything is changed, and `DivergedError` when the loss is not finite; Ctrl-C is passed on."""
         self._check(epochs)
@@ -134,7 +136,7 @@ class Learner:
             self._at('before_epoch')
             self._pass(self.train_dl, True)
             if self.valid_dl is not None: self._pass(self.valid_dl, False)
-        self._at('after_epoch')
+        with suppress(CancelEpoch): self._at('after_epoch')
 
     def _pass(self, dl, training):
         "All batches of `dl`, once."
@@ -142,8 +144,8 @@ class Learner:
         self.model.train(training)
         with torch.set_grad_enabled(training):
             for self.batch_idx, batch in enumerate(dl):
-                try: self.xb, self.yb = batch
-                except (TypeError, ValueError): raise InputError(f"a batch is a {type(batch).__name__}, expected a pair (inputs, targets).") from None
+                if not (isinstance(batch, (tuple, list)) and len(batch) == 2): raise InputError(f"a batch is a {type(batch).__name__}, expected a pair (inputs, targets).")
+                self.xb, self.yb = batch
                 with suppress(CancelBatch): self._batch()
                 with suppress(CancelBatch): self._at('after_batch')
         if self.batch_idx is None: raise InputError(f"{'train_dl' if training else 'valid_dl'} gave no batch, expected at least one.")
@@ -151,8 +153,9 @@ class Learner:
     def _batch(self):
         self._at('before_batch')
         self.pred = self.model(self.xb); self._at('after_pred')
-        self.loss = self.loss_func(self.pred, self.yb); self._at('after_loss')
+        self.loss = self.loss_func(self.pred, self.yb)
         if self.loss.numel() != 1: raise InputError(f"loss_func gave shape {tuple(self.loss.shape)}, expected one number: does it average over the batch?")
+        self._at('after_loss')
         if not math.isfinite(self.loss.item()): self._diverged()
         if not self.training: return
         self.loss.backward(); self._at('after_backward')
@@ -191,7 +194,7 @@ class Recorder(Callback):
         ax.set(xlabel='step', ylabel='learning rate')
         return ax
 
-# %% ../nbs/05_training.ipynb #5fdb5c26
+# %% ../nbs/05_training.ipynb #1ceb0160
 #| code-fold: true
 def _items(yb):
     "How many items a batch of targets holds."
@@ -201,17 +204,21 @@ def _items(yb):
 class AvgStats(Callback):
     "Average loss and metrics of each epoch, in training and validation: `rows`, and a table where it is shown."
     def __init__(self,
-        *metrics: Callable  # each a function of predictions and targets, averaged over items, such as `accuracy`
+        *metrics: Callable, # each a function of predictions and targets, averaged over items, such as `accuracy`; its own name is its column
+        **named: Callable   # the same, under names of your choice
     ):
-        self.metrics, self.rows = metrics, []
+        all_ = [(getattr(m, '__name__', type(m).__name__), m) for m in metrics] + list(named.items())
+        self.metrics, self.rows = dict(all_), []
+        if len(self.metrics) < len(all_) or {'loss', 'items'} & set(self.metrics):
+            raise InputError(f"AvgStats got metrics named {', '.join(n for n, _ in all_)}, expected different names, none of them loss or items: name them, AvgStats(mine=…).")
     def before_epoch(self, learn): self.sums = {}
     def after_loss(self, learn):
         n, phase = _items(learn.yb), 'train' if learn.training else 'valid'
-        sums = self.sums.setdefault(phase, dict(items=0, loss=0.) | {m.__name__: 0. for m in self.metrics})
+        sums = self.sums.setdefault(phase, dict(items=0, loss=0.) | dict.fromkeys(self.metrics, 0.))
         sums['items'] += n
         sums['loss'] += learn.loss.detach()*n
         with torch.no_grad():
-            for m in self.metrics: sums[m.__name__] += m(learn.pred, learn.yb)*n
+            for name, m in self.metrics.items(): sums[name] += m(learn.pred, learn.yb)*n
 
     def after_epoch(self, learn):
         means = {f'{phase} {name}': float(v/sums['items']) for phase, sums in self.sums.items() for name, v in sums.items() if name != 'items'}
@@ -226,10 +233,10 @@ class AvgStats(Callback):
     def _repr_markdown_(self): return self.to_markdown()
     def __str__(self): return self.to_markdown()
 
-# %% ../nbs/05_training.ipynb #206eec2d
+# %% ../nbs/05_training.ipynb #10d69e23
 #| code-fold: true
 class BatchTransform(Callback):
-    "Change the inputs of every batch: `BatchTransform(lambda xb: xb.view(-1, 1, 28, 28))`."
+    "Change the inputs of every batch, in training and validation, but not in place: `BatchTransform(lambda xb: xb.view(-1, 1, 28, 28))`."
     order = -10
     def __init__(self, f: Callable): self.f = f
     def before_batch(self, learn): learn.xb = self.f(learn.xb)
@@ -250,27 +257,29 @@ class DeviceCallback(Callback):
         learn.opt.load_state_dict(learn.opt.state_dict())     # moves its state to where the parameters are now
     def before_batch(self, learn): learn.xb, learn.yb = _moved(learn.xb, self.device), _moved(learn.yb, self.device)
 
-# %% ../nbs/05_training.ipynb #80f9a678
+# %% ../nbs/05_training.ipynb #a88caaea
 class Progress(Callback):
     "A progress bar with the current loss, in a terminal or a notebook, gone when training ends."
-    order = 10
+    order, bar, loss = 10, None, None
     def before_fit(self, learn):
         from tqdm.auto import tqdm
-        dls = [dl for dl in (learn.train_dl, learn.valid_dl) if dl is not None]
-        self.bar = tqdm(total=learn.epochs*sum(map(len, dls)) if all(hasattr(dl, '__len__') for dl in dls) else None,
-                        leave=False, disable=bool(os.environ.get('TQDM_DISABLE')))     # tqdm's own variable, which its notebook bar overlooks
+        try: total = learn.epochs*sum(len(dl) for dl in (learn.train_dl, learn.valid_dl) if dl is not None)
+        except TypeError: total = None                       # a loader that does not know its length
+        self.bar = tqdm(total=total, leave=False, disable=bool(os.environ.get('TQDM_DISABLE')))   # tqdm's own variable, which its notebook bar overlooks
     def after_loss(self, learn): self.loss = learn.loss.detach()
     def after_batch(self, learn):
-        if self.bar.update(): self.bar.set_postfix_str(f'epoch {learn.epoch + 1}/{learn.epochs}, loss {self.loss.item():.3g}')
-    def after_fit(self, learn): self.bar.close()
+        if self.bar.update() and self.loss is not None: self.bar.set_postfix_str(f'epoch {learn.epoch + 1}/{learn.epochs}, loss {self.loss.item():.3g}')
+    def after_fit(self, learn):
+        if self.bar is not None: self.bar.close()
 
-# %% ../nbs/05_training.ipynb #a3388064
+# %% ../nbs/05_training.ipynb #5cc1f79a
 #| code-fold: true
 class LRFinder(Callback):
-    """Raise the learning rate step by step, note the loss, then put model, optimiser and random state back (Smith 2015, arXiv 1506.01186).
+    """Raise the learning rate step by step, note the loss, then put model, optimiser and random state (the CPU's) back (Smith 2015, arXiv 1506.01186).
 
-    `learn.fit(99, [finder])`: it stops by itself, after `steps`, or when the loss, smoothed over some five steps, is four times its best, or not finite."""
-    order = -5   # before those that look at the loss
+    `learn.fit(steps, [finder])`: it stops by itself, after `steps`, or when the loss, smoothed over some five steps, is four times its best
+    or not finite. Other callbacks see its steps as they see any: use a Learner without recorders."""
+    order, _saved = -5, None   # before those that look at the loss
     def __init__(self, lr_min: float = 1e-4, lr_max: float = 10., steps: int = 100):
         if not 0 < lr_min < lr_max or steps < 2: raise InputError(f"LRFinder got lr_min={lr_min}, lr_max={lr_max}, steps={steps}, expected 0 < lr_min < lr_max and at least 2 steps.")
         self.lr_min, self.lr_max, self.steps = lr_min, lr_max, steps
@@ -280,7 +289,7 @@ class LRFinder(Callback):
     def before_batch(self, learn):
         if not learn.training: raise CancelEpoch
         if len(self.lrs) == self.steps: raise CancelFit
-        lr = self.lr_min*(self.lr_max/self.lr_min)**(learn.step/(self.steps - 1))
+        lr = self.lr_min*(self.lr_max/self.lr_min)**(len(self.lrs)/(self.steps - 1))
         for g in learn.opt.param_groups: g['lr'] = lr
     def after_loss(self, learn):
         self.losses.append(learn.loss.item())
@@ -288,8 +297,9 @@ class LRFinder(Callback):
         self._smooth = .8*self._smooth + .2*self.losses[-1]
         smooth = self._smooth/(1 - .8**len(self.losses))
         self._best = min(self._best, smooth)
-        if not smooth <= 4*self._best: raise CancelFit        # nan is not
+        if not smooth - self._best <= 3*abs(self._best): raise CancelFit        # nan is not
     def after_fit(self, learn):
+        if self._saved is None: return
         (model, opt), state = self._saved
         learn.model.load_state_dict(model); learn.opt.load_state_dict(opt); torch.set_rng_state(state)
 

@@ -159,7 +159,8 @@ def test_bad_input():
     assert torch.equal(before, weights(learn.model))
     with pytest.raises(InputError, match='train_dl gave no batch'): Learner(learn.model, [], None, F.cross_entropy, learn.opt).fit(1)
     with pytest.raises(InputError, match='a batch is a Tensor, expected a pair'): Learner(learn.model, [torch.zeros(3, 6)], None, F.cross_entropy, learn.opt).fit(1)
-    with pytest.raises(InputError, match=r'loss_func gave shape \(16,\)'): Learner(learn.model, learn.train_dl, None, lambda p, y: F.cross_entropy(p, y, reduction='none'), learn.opt).fit(1)
+    with pytest.raises(InputError, match='a batch is a dict'): Learner(learn.model, [dict(x=1, y=2)], None, F.cross_entropy, learn.opt).fit(1)
+    with pytest.raises(InputError, match=r'loss_func gave shape \(16,\)'): Learner(learn.model, learn.train_dl, None, lambda p, y: F.cross_entropy(p, y, reduction='none'), learn.opt, [Recorder()]).fit(1)
 
 # ---- batches ----------------------------------------------------------------------------------
 
@@ -175,7 +176,8 @@ def test_loader_gives_every_item_once(n, batch_size, shuffle):
 
 def test_loader_errors():
     with pytest.raises(InputError, match='5 inputs and 4 targets'): TensorLoader(torch.zeros(5), torch.zeros(4), 2)
-    for b in (0, -1, 2.5): 
+    with pytest.raises(InputError, match='no items'): TensorLoader(torch.zeros(0), torch.zeros(0), 2)
+    for b in (0, -1, 2.5):
         with pytest.raises(InputError, match='batch_size is'): TensorLoader(torch.zeros(5), torch.zeros(5), b)
 
 @given(st.integers(1, 20), st.integers(2, 5))
@@ -202,6 +204,47 @@ def test_averages_are_weighted_by_items():
         for phase in ('train', 'valid'):
             assert row[f'{phase} loss'] == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-6)
             assert row[f'{phase} accuracy'] == pytest.approx(accuracy(model(x), y).item(), rel=1e-6)
+
+def test_metrics_are_told_apart_by_name():
+    x, y = data()
+    half = lambda p, y: torch.tensor(.5)
+    avg = AvgStats(half=half, whole=lambda p, y: 1.)
+    learn = learner([avg]); learn.fit(1)
+    assert avg.rows[0]['train half'] == .5 and avg.rows[0]['valid whole'] == 1
+    for bad in (lambda: AvgStats(half, half), lambda: AvgStats(loss=half), lambda: AvgStats(accuracy, accuracy=half)):
+        with pytest.raises(InputError, match='expected different names'): bad()
+
+def test_methods_set_on_an_instance_count_and_data_attributes_are_none_of_our_business():
+    cb, seen = Callback(), []
+    cb.after_batch = lambda learn: seen.append(1)
+    cb.before_norm = 3.
+    learner([cb], valid=False).fit(1)
+    assert len(seen) == 3
+
+def test_progress_without_a_length_or_a_loss():
+    class Endless:
+        def __iter__(self): return iter([data()]*3)
+        def __len__(self): raise TypeError('no length')
+    class Skip(Callback):
+        def before_batch(self, learn): raise CancelBatch
+    learn = learner([Progress()], valid=False)
+    learn.train_dl = Endless()
+    learn.fit(1); learn.fit(1, [Skip()])
+
+def test_lr_finder_counts_its_own_steps():
+    class Accumulate(Callback):
+        def after_backward(self, learn):
+            if learn.batch_idx % 3: raise CancelBatch
+    finder = LRFinder(1e-6, 1e-3, steps=9)
+    learner([Accumulate()]).fit(9, [finder])
+    assert len(finder.lrs) == 9 and finder.lrs[-1] == pytest.approx(1e-3)
+
+def test_lr_finder_bears_a_negative_loss():
+    learn = learner()
+    learn.loss_func = lambda p, y: F.cross_entropy(p, y) - 5
+    finder = LRFinder(1e-6, 1e-4, steps=10)
+    learn.fit(10, [finder])
+    assert len(finder.lrs) == 10
 
 def test_recorder_goes_on_and_skips_validation():
     rec = Recorder()
