@@ -8,10 +8,12 @@ from .kaiming import (Fans, InitReport, calculate_gain, fans, gain, init_, kaimi
                       moments, orthogonal_, trunc_normal_, variance_scaling_, xavier_normal_, xavier_uniform_)
 from .training import (AvgStats, BatchTransform, Callback, CancelBatch, CancelEpoch, CancelFit, DeviceCallback, DivergedError, Learner, LRFinder,
                        Progress, Recorder, TensorLoader, accuracy)
+from .hooks import ActivationStats, Hook, Hooks, find_modules
 
 __all__ = ['InputError', 'Stats', 'set_seed', 'stats', 'DataError', 'Mnist', 'mnist', 'normalize', 'normalize_to', 'read_idx',
            'four_conv_net', 'leaky_gain', 'torch_default_std', 'Fans', 'InitReport', 'calculate_gain', 'fans', 'gain', 'init_',
            'kaiming_normal_', 'kaiming_uniform_', 'lecun_normal_', 'lecun_uniform_', 'moments', 'orthogonal_', 'trunc_normal_',
            'variance_scaling_', 'xavier_normal_', 'xavier_uniform_',
            'AvgStats', 'BatchTransform', 'Callback', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'DeviceCallback', 'DivergedError', 'Learner',
-           'LRFinder', 'Progress', 'Recorder', 'TensorLoader', 'accuracy']
+           'LRFinder', 'Progress', 'Recorder', 'TensorLoader', 'accuracy',
+           'ActivationStats', 'Hook', 'Hooks', 'find_modules']

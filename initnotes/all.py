@@ -5,3 +5,4 @@ from .foundations import *
 from .why_sqrt5 import *
 from .kaiming import *
 from .training import *
+from .hooks import *
