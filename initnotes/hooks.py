@@ -486,82 +486,78 @@ def __repr__(self: ActivationStats): return f"ActivationStats of {0 if self.mode
 @patch
 def _repr_markdown_(self: ActivationStats): return self.to_markdown() if self.model is not None and any(w.passes for w in self.watched) else repr(self)
 
-# %% ../nbs/06_hooks.ipynb #4151e369
+# %% ../nbs/06_hooks.ipynb #7cb63d54
 #| code-fold: true
-def _lines(ax, steps, values, names, **kwargs):
-    "A line for each column that holds anything, from dark (the first) to light; and a legend."
+def _panels(n, width):
+    import matplotlib.pyplot as plt
+    return plt.subplots(1, n, figsize=(width, 2.9), squeeze=False)[1][0]
+
+def _lines(ax, steps, values, names, **labels):
+    "A line for each column that holds anything, from dark (the first) to light."
     import matplotlib.pyplot as plt
     shown = [(n, v) for n, v in zip(names, values.T) if v.isfinite().any()]
-    for i, (n, v) in enumerate(shown): ax.plot(steps, v, color=plt.cm.viridis(.92*i/max(1, len(shown) - 1)), ls=('-', '--', '-.')[i % 3], label=n, **kwargs)
-    ax.set(xlabel='step')
-    return ax
+    for i, (n, v) in enumerate(shown): ax.plot(steps, v, color=plt.cm.viridis(.92*i/max(1, len(shown) - 1)), ls=('-', '--', '-.')[i % 3], lw=1.3, label=n)
+    ax.set(xlabel='step', **labels)
 
-def _legend(fig, ax):
+def _legend(ax):
     handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc='outside right center', fontsize=8)
-
-def _figure(columns, width=6.4, height=3.2):
-    import matplotlib.pyplot as plt
-    return plt.subplots(1, columns, figsize=(width, height), squeeze=False)
+    if handles: ax.figure.legend(handles, labels, loc='outside right center', fontsize=8)
 
 @patch
 def plot_stats(self: ActivationStats):
     "Mean and std of the activations of each module, by step; returns the axes."
-    h = self.history()
-    fig, ((a, b),) = _figure(2, 8.4)
-    _lines(a, h['step'], h['mean'], self.names).set(title='mean of the activations')
-    _lines(b, h['step'], h['std'], self.names).set(title='their std', yscale='log')
-    _legend(fig, a)
-    return a, b
+    h, axes = self.history(), _panels(2, 7.6)
+    _lines(axes[0], h['step'], h['mean'], self.names, title='mean of the activations')
+    _lines(axes[1], h['step'], h['std'], self.names, title='their std', yscale='log')
+    _legend(axes[0])
+    return axes
 
 @patch
 def plot_grads(self: ActivationStats):
     "Rms of the loss's gradient with respect to each module's output, by step; returns the axes."
-    h = self.history()
-    fig, ((ax,),) = _figure(1)
-    _lines(ax, h['step'], h['grad_rms'], self.names).set(yscale='log', title="rms of the gradient with respect to a module's output")
-    _legend(fig, ax)
-    return ax
+    h, axes = self.history(), _panels(1, 6)
+    _lines(axes[0], h['step'], h['grad_rms'], self.names, title="rms of the gradient at each module's output", yscale='log')
+    _legend(axes[0])
+    return axes
 
-# %% ../nbs/06_hooks.ipynb #8dd9b665
+# %% ../nbs/06_hooks.ipynb #217c0469
 #| code-fold: true
 @patch
 def plot_dead(self: ActivationStats):
-    "Share of dead units, and of units that are always negative, by step and activation; returns the axes."
+    "Share of dead units by step and activation; and, if there are any, of those that are always negative though not dead; returns the axes."
     h = self.history()
-    fig, ((a, b),) = _figure(2, 8.4)
-    for ax, k in ((a, 'dead'), (b, 'always_negative')):
-        _lines(ax, h['step'], h[k], self.names).set(ylim=(-.03, 1.03), title=f"share of units {k.replace('_', ' ')}" + ('' if k == 'dead' else ', not dead'))
-    _legend(fig, a)
-    return a, b
+    kinds = ['dead'] + ['always_negative']*bool((h['always_negative'] > 0).any())
+    axes = _panels(len(kinds), (6, 7.6)[len(kinds) - 1])
+    for ax, k in zip(axes, kinds): _lines(ax, h['step'], h[k], self.names, ylim=(-.03, 1.03), title=f"share of units {k.replace('_', ' ')}")
+    _legend(axes[0])
+    return axes
 
 @patch
 def plot_updates(self: ActivationStats,
-    every: bool = False  # also biases and other vectors
+    vectors: bool = False  # also biases and other parameters of one dimension
 ):
     "Rms of each update over that of the weights, by step, with a line at 1/1000; returns the axes."
-    h = self.history()
-    keep = [i for i, p in enumerate(self._parameters) if every or p.ndim > 1]
-    fig, ((ax,),) = _figure(1)
-    _lines(ax, h['step'], h['update_ratio'][:, keep], [self.parameters[i] for i in keep]).set(yscale='log', title='update / weight, rms')
-    ax.axhline(1e-3, color='k', ls=':', label='1/1000')
-    _legend(fig, ax)
-    return ax
+    h, axes = self.history(), _panels(1, 6)
+    keep = [i for i, p in enumerate(self._parameters) if vectors or p.ndim > 1]
+    _lines(axes[0], h['step'], h['update_ratio'][:, keep], [self.parameters[i] for i in keep], title='update / weight, rms', yscale='log')
+    axes[0].axhline(1e-3, color='k', ls=':', label='1/1000')
+    _legend(axes[0])
+    return axes
 
 @patch
 def plot_histograms(self: ActivationStats,
     names: list = None  # of modules; None: all that returned numbers
 ):
     "For each module a picture: step to the right, activation upwards, the darker the more (log of the count); returns the axes."
-    steps, shown = self.history()['step'], [n for n in names or self.names if self.histogram(n)[0].any()]
-    columns = min(3, len(shown))
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(-(-len(shown)//columns), columns, figsize=(2.9*columns, 2.2*-(-len(shown)//columns)), squeeze=False, sharex=True)
+    steps, shown = self.history()['step'], [n for n in names or self.names if self.histogram(n)[0].any()]
+    columns = max(1, min(3, len(shown)))
+    rows = max(1, -(-len(shown)//columns))
+    axes = plt.subplots(rows, columns, figsize=(2.6*columns, 1.9*rows), squeeze=False, sharex=True)[1]
     for ax in axes.flat[len(shown):]: ax.set_axis_off()
     for name, ax in zip(shown, axes.flat):
         counts, edges = self.histogram(name)
-        has = counts.sum(1) > 0
-        counts, at = counts[has], steps[has]
+        at, counts = steps[counts.sum(1) > 0], counts[counts.sum(1) > 0]
         used = counts.sum(0).nonzero()
         low, high = max(0, int(used.min()) - 2), min(self.bins, int(used.max()) + 3)
         ends = torch.cat([at, at[-1:] + (at[-1:] - at[-2:-1] if len(at) > 1 else 1)])
