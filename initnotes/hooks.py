@@ -99,7 +99,7 @@ def find_modules(
     if not found: raise InputError(f"where={where!r} matches no module, expected some of {', '.join(named)}.")
     return found
 
-# %% ../nbs/06_hooks.ipynb #615e13cd
+# %% ../nbs/06_hooks.ipynb #b570e05e
 def _applied(module, x):
     "What `module` makes of `x`, in eval mode and past its hooks."
     mode, module.training = module.training, False
@@ -108,13 +108,13 @@ def _applied(module, x):
 
 def _slope(module, x):
     "The derivative of an elementwise module at each element of `x`."
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):   # what is saved here is no business of checkpointing
         x = x.detach().requires_grad_()
         y = _applied(module, x.clone())                  # a clone, for it may work in place
         if not y.requires_grad: return torch.zeros_like(x)
         return torch.autograd.grad(y.sum(), x)[0]
 
-# %% ../nbs/06_hooks.ipynb #3cdb9df5
+# %% ../nbs/06_hooks.ipynb #0b696d17
 #| code-fold: true
 _GRID = torch.cat([-torch.logspace(4, -3, 281), torch.zeros(1), torch.logspace(-3, 4, 281)])
 
@@ -131,7 +131,7 @@ def _probe(module, x, d):
             i = torch.arange(len(z), device=x.device).view(-1, *[1]*(x.ndim - 1))
             if x.ndim > 1: i = i + torch.arange(x.shape[d], device=x.device).view(_shaped(x, d))
             kept = (i % 2 == 0).expand_as(z)             # a chequerboard: change the other half of the elements
-            y, other = (_applied(f, v.clone()) for v in (z, torch.where(kept, z, z.flip(0))))
+            y, other = (_applied(f, v.clone()) for v in (z, torch.where(kept, z, z.roll(97, 0))))
             if y.shape != z.shape or not torch.equal(y[kept].nan_to_num(), other[kept].nan_to_num()): return None
             s = _slope(f, z)
     except Exception: return None                        # it does not take such an input: whatever it is, it is no activation
@@ -164,7 +164,7 @@ def _sample(x, most=2**15):
     "About `most` elements of a batch: every so manieth item."
     return x[::max(1, x.numel()//most)] if x.ndim else x[None]
 
-# %% ../nbs/06_hooks.ipynb #16fcdaf7
+# %% ../nbs/06_hooks.ipynb #8e65e561
 class ActivationStats(Callback):
     """Watches modules while a model trains: activations, gradients, dead units, updates, in constant memory.
 
@@ -175,7 +175,7 @@ class ActivationStats(Callback):
         model: nn.Module = None, # None: the model of the `Learner`
         where=None,              # which modules, as for `find_modules`; None: all without children
         rows: int = 256,         # windows kept: when they are full, each two become one
-        sample: int = 5,         # histograms and saturation: at every so manieth step, of about 30,000 elements
+        sample: int = 5,         # histograms and saturation: at every so manieth step (once per window, when that is longer), of about 30,000 elements
         bins: int = 128          # of a histogram
     ):
         for what, n, of in (('rows', rows, 2), ('sample', sample, 1), ('bins', bins, 4)):
@@ -254,7 +254,7 @@ class _OutOf(_Called):
         if self.stats._handles:
             with torch.no_grad(): self.stats._add(2*self.w.index + 1, gradient.detach())
 
-# %% ../nbs/06_hooks.ipynb #b154c0e7
+# %% ../nbs/06_hooks.ipynb #7817eef2
 #| code-fold: true
 @patch
 def _counts(self: ActivationStats): return torch.is_grad_enabled() and self.model.training
@@ -265,12 +265,12 @@ def _sampling(self: ActivationStats): return self.steps % max(self.sample, self.
 
 @patch
 def _add(self: ActivationStats, index, x):
-    "Note the sum of `x` and its sum of squares: two passes over memory, and no copy."
+    "Note the sum of `x` and its sum of squares: two passes over memory and no copy, unless the mean is far from 0."
     if x.dtype in (torch.float16, torch.bfloat16): x = x.float()
-    total, far = x.sum(), self._far[index]
-    if far: x = x - total/x.numel()
+    shift = x.mean() if self._far[index] else None
+    if shift is not None: x = x - shift
     rows = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim))) if x.ndim > 1 else x   # row by row, for the rounding of one long sum shows
-    self._pending.append((index, x.numel(), far, total, rows.square().sum()))
+    self._pending.append((index, x.numel(), shift, x.sum(), rows.square().sum()))
     if len(self._pending) > 10_000: self._fold()         # somebody forgets to call step
 
 @patch
@@ -279,15 +279,16 @@ def _fold(self: ActivationStats):
     with torch.no_grad():
         if self._samples: self._bin()
         if not self._pending: return
-        index, n, far, total, squares = zip(*self._pending)
+        index, n, *rest = zip(*self._pending)
         self._pending = []
-        where = torch.tensor(index, device=self.device)
-        n, far = (torch.tensor(v, dtype=self._dtype, device=self.device) for v in (n, far))
-        total, squares = (torch.stack([t.to(self.device) for t in v]).to(self._dtype) for v in (total, squares))
-        about_0 = squares + far*total**2/n
-        self._sums[self._row].view(-1, 3).index_add_(0, where, torch.stack([n, total, about_0], 1))
+        where, n = torch.tensor(index, device=self.device), torch.tensor(n, dtype=self._dtype, device=self.device)
+        zero = torch.zeros((), device=self.device)
+        shift, total, squares = (torch.stack([zero if t is None else t.to(self.device) for t in v]).to(self._dtype) for v in rest)
+        squares = squares + 2*shift*total + n*shift**2   # from about the shift to about 0, in float64
+        total = total + n*shift
+        self._sums[self._row].view(-1, 3).index_add_(0, where, torch.stack([n, total, squares], 1))
         if self._sampling or self.device.type == 'cpu':  # on a GPU, to read is to wait: now and then only
-            for i, f in zip(index, (total**2/n > 100*(about_0 - total**2/n)).tolist()): self._far[i] = f
+            for i, f in zip(index, (total**2/n > 100*(squares - total**2/n)).tolist()): self._far[i] = f
 
 # %% ../nbs/06_hooks.ipynb #e2105ca7
 #| code-fold: true
@@ -486,7 +487,7 @@ def __repr__(self: ActivationStats): return f"ActivationStats of {0 if self.mode
 @patch
 def _repr_markdown_(self: ActivationStats): return self.to_markdown() if self.model is not None and any(w.passes for w in self.watched) else repr(self)
 
-# %% ../nbs/06_hooks.ipynb #7cb63d54
+# %% ../nbs/06_hooks.ipynb #f73a6109
 #| code-fold: true
 def _panels(n, width):
     import matplotlib.pyplot as plt
@@ -497,6 +498,7 @@ def _lines(ax, steps, values, names, **labels):
     import matplotlib.pyplot as plt
     shown = [(n, v) for n, v in zip(names, values.T) if v.isfinite().any()]
     for i, (n, v) in enumerate(shown): ax.plot(steps, v, color=plt.cm.viridis(.92*i/max(1, len(shown) - 1)), ls=('-', '--', '-.')[i % 3], lw=1.3, label=n)
+    if not (values > 0).any(): labels.pop('yscale', None)    # nothing that a logarithm could show
     ax.set(xlabel='step', **labels)
 
 def _legend(ax):
@@ -520,7 +522,7 @@ def plot_grads(self: ActivationStats):
     _legend(axes[0])
     return axes
 
-# %% ../nbs/06_hooks.ipynb #217c0469
+# %% ../nbs/06_hooks.ipynb #a20856b6
 #| code-fold: true
 @patch
 def plot_dead(self: ActivationStats):
@@ -561,7 +563,7 @@ def plot_histograms(self: ActivationStats,
         used = counts.sum(0).nonzero()
         low, high = max(0, int(used.min()) - 2), min(self.bins, int(used.max()) + 3)
         ends = torch.cat([at, at[-1:] + (at[-1:] - at[-2:-1] if len(at) > 1 else 1)])
-        ax.pcolormesh(ends, edges[low:high + 1], counts[:, low:high].T.log1p(), cmap='gray_r', rasterized=True)
+        ax.pcolormesh(ends.numpy(), edges[low:high + 1].numpy(), counts[:, low:high].T.log1p().numpy(), cmap='gray_r', rasterized=True)
         ax.set_title(name, fontsize=9); ax.grid(False)
     for ax in axes[-1]: ax.set_xlabel('step')
     return axes

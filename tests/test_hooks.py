@@ -1,0 +1,517 @@
+"Hooks that vanish, statistics that are torch's, dead units that are the planted ones, and every way of being misled."
+import copy, io, itertools, math, pickle, warnings
+
+import pytest, torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+from torch import nn
+
+from initnotes.core import InputError
+from initnotes.hooks import ActivationStats, Hook, Hooks, _over, _probe, _slope, _unit_dim, find_modules
+from initnotes.training import Callback, CancelFit, DivergedError, Learner, TensorLoader
+
+quick = settings(max_examples=60, deadline=None)
+
+@pytest.fixture(autouse=True)
+def seeded():
+    threads = torch.get_num_threads()
+    torch.manual_seed(30); torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+def hooks_on(model):
+    "Everything that is registered anywhere in a model."
+    return sum(len(h) for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks, m._forward_hooks_with_kwargs, m._forward_pre_hooks_with_kwargs))
+
+def small(act=nn.ReLU): return nn.Sequential(nn.Conv2d(1, 4, 3), act(), nn.Flatten(), nn.Linear(4*36, 5), act(), nn.Linear(5, 3))
+def images(n=8): return torch.randn(n, 1, 8, 8)
+def watch(model, *batches, loss=lambda out: out.square().mean(), **kwargs):
+    "Statistics of some batches, without an optimiser."
+    with ActivationStats(model, **kwargs) as s:
+        for b in batches: loss(model(b)).backward(); s.step()
+    return s
+def close(a, b, rtol=1e-6): return math.isclose(float(a), float(b), rel_tol=rtol, abs_tol=1e-12)
+
+# ---- Hook and Hooks --------------------------------------------------------------------------
+
+def test_hook_sees_inputs_outputs_and_keywords():
+    class Scaled(nn.Module):
+        def forward(self, x, *, by): return x*by
+    m, seen = Scaled(), []
+    with Hook(m, lambda h, mod, inputs, output: seen.append((mod, inputs, output))) as h: y = m(torch.ones(2), by=3.)
+    assert seen[0][0] is m and torch.equal(seen[0][1][0], torch.ones(2)) and seen[0][1][1] == 3. and seen[0][2] is y and h.calls == 1
+
+def test_what_a_hook_returns_changes_nothing():
+    m, x = nn.Linear(3, 2), torch.randn(4, 3)
+    with Hook(m, lambda *a: torch.zeros(4, 2)): assert torch.equal(m(x), F.linear(x, m.weight, m.bias))
+
+@pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize('make', [lambda m: Hook(m[0], lambda *a: None), lambda m: Hook(m[0], lambda *a: None, backward=True), lambda m: Hooks(find_modules(m), lambda *a: None), ActivationStats])
+def test_removed_after_any_error(make, error):
+    m = small()
+    with pytest.raises(error):
+        with make(m): m(images()).sum().backward(); raise error
+    assert hooks_on(m) == 0
+
+def test_an_error_inside_the_hook_or_the_model_removes_it_too():
+    m = small()
+    def bad(*a): raise RuntimeError('mine')
+    with pytest.raises(RuntimeError, match='mine'):
+        with Hooks(find_modules(m), bad): m(images())
+    assert hooks_on(m) == 0
+    with pytest.raises(RuntimeError):
+        with ActivationStats(m): m(torch.randn(3))
+    assert hooks_on(m) == 0
+
+def test_hooks_are_all_or_nothing():
+    m = small()
+    with pytest.raises(InputError, match='Hook got str'): Hooks([m[0], 'x'], lambda *a: None)
+    assert hooks_on(m) == 0
+
+def test_only_its_own_hooks_are_removed():
+    m, seen = small(), []
+    m[0].register_forward_hook(lambda *a: seen.append(1))
+    with ActivationStats(m), Hook(m[0], lambda *a: None): pass
+    m(images())
+    assert seen == [1] and hooks_on(m) == 1
+
+def test_backward_after_the_block_is_not_seen():
+    m, seen = small(), []
+    with Hook(m[0], lambda h, mod, g: seen.append(g), backward=True), ActivationStats(m) as s: out = m(images())
+    out.sum().backward()
+    assert not seen and s.history()['grad_rms'].isnan().all()
+
+def test_gradient_is_autograds_in_a_residual_net():
+    class Block(nn.Module):
+        def __init__(self): super().__init__(); self.f, self.act = nn.Linear(6, 6), nn.Tanh()
+        def forward(self, x): return x + self.act(self.f(x))
+    m, got, x = nn.Sequential(Block(), Block()), [], torch.randn(5, 6)
+    with Hook(m[0], lambda h, mod, g: got.append(g), backward=True): m(x).square().sum().backward()
+    h = m[0](x).detach().requires_grad_()
+    m[1](h).square().sum().backward()
+    assert torch.allclose(got[0], h.grad, rtol=1e-6)
+
+def test_hook_on_a_module_that_returns_its_parameter_or_input():
+    class Table(nn.Module):
+        def __init__(self): super().__init__(); self.w = nn.Parameter(torch.ones(3))
+        def forward(self, x): return self.w
+    m, got = Table(), []
+    with Hook(m, lambda h, mod, g: got.append(g), backward=True): m(None).sum().backward()
+    assert len(got) == 1
+    m(None).sum().backward()
+    assert len(got) == 1
+
+# ---- choosing --------------------------------------------------------------------------------
+
+def test_find_modules():
+    m = small()
+    assert list(find_modules(m)) == ['0', '1', '2', '3', '4', '5']
+    assert list(find_modules(m, (nn.Conv2d, nn.Linear))) == ['0', '3', '5'] and list(find_modules(m, nn.Linear)) == ['3', '5']
+    assert list(find_modules(m, [m[4], '0'])) == ['0', '4']
+    assert list(find_modules(nn.ReLU())) == ['(model)']
+    twice = nn.Sequential(m[0], m[1], m[1])
+    assert list(find_modules(twice)) == ['0', '1']
+
+@pytest.mark.parametrize('where, says', [(nn.LSTM, 'matches no module'), (['7'], "'7', which is not in the model"), ([nn.ReLU()], 'not in the model'), (3, 'expected a module type'), ('0', 'expected a module type'), ([], 'matches no module')])
+def test_find_modules_refuses(where, says):
+    with pytest.raises(InputError, match=says): find_modules(small(), where)
+
+# ---- sums ------------------------------------------------------------------------------------
+
+def truth(xs):
+    x = torch.cat([x.detach().double().flatten() for x in xs])
+    std, mean = torch.std_mean(x)
+    return mean, std, x.square().mean().sqrt()
+
+@quick
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=25), st.sampled_from([2, 4, 6]), st.floats(-3, 3), st.integers(0, 10**6))
+def test_sums_are_torchs_however_often_rows_merge(sizes, rows, shift, seed):
+    torch.manual_seed(seed)
+    m, kept, grads = nn.Linear(4, 3), [], []
+    with torch.no_grad(): m.bias.add_(shift)
+    with ActivationStats(m, rows=rows) as s, Hook(m, lambda h, mod, i, o: kept.append(o)), Hook(m, lambda h, mod, g: grads.append(g), backward=True):
+        for n in sizes: m(torch.randn(n, 4)).pow(3).sum().backward(); s.step()
+    r = s.table()[0]
+    for found, true in zip((r['mean'], r['std'], r['rms']), truth(kept)): assert math.isclose(found, true, rel_tol=2e-6, abs_tol=1e-6)
+    assert close(r['grad_rms'], truth(grads)[2], 2e-6)
+    h = s.history()
+    assert len(h['step']) == -(-len(sizes)//s.every) <= rows and s.every <= max(1, 2*len(sizes)/rows) and r['passes'] == len(sizes)
+
+def test_each_window_is_its_own_steps():
+    m, kept = nn.Linear(4, 3), []
+    with ActivationStats(m, rows=4) as s:
+        for _ in range(13): y = m(torch.randn(6, 4)); kept.append(y); y.sum().backward(); s.step()
+    h = s.history()
+    assert s.every == 4 and h['step'].tolist() == [0, 4, 8, 12]
+    for i in range(4):
+        for k, v in zip(('mean', 'std', 'rms'), truth(kept[4*i:4*i + 4])): assert close(h[k][i, 0], v, 1e-5)
+
+@pytest.mark.parametrize('mean', [0., 1., 30., 1e3, 1e5, -1e5])
+def test_huge_means(mean):
+    m, kept = nn.Identity(), []
+    with ActivationStats(m) as s:
+        for _ in range(6): y = (torch.randn(500, 200) + mean).requires_grad_(); kept.append(y); m(y).sum().backward(); s.step()
+    r = s.table()[0]
+    assert close(r['std'], truth(kept)[1], 1e-5) and math.isclose(r['mean'], truth(kept)[0], rel_tol=1e-6, abs_tol=1e-5)
+
+def test_a_mean_that_jumps_is_exact_again_a_step_later():
+    m = nn.Identity()
+    with ActivationStats(m) as s:
+        xs = [torch.randn(400, 300) + (0 if i < 3 else 1e4) for i in range(6)]
+        for x in xs: m(x.requires_grad_()).sum().backward(); s.step()
+    std = s.history()['std'][:, 0]
+    for i in (0, 1, 2, 4, 5): assert close(std[i], xs[i].detach().double().std(), 1e-5)
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_dtypes_and_layouts(dtype, layout):
+    m = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.GELU()).to(dtype).to(memory_format=layout)
+    with torch.no_grad(): m[0].bias[2] = -100
+    x, kept = torch.randn(6, 3, 7, 7, dtype=dtype).to(memory_format=layout), []
+    with ActivationStats(m) as s, Hook(m[2], lambda h, mod, i, o: kept.append(o)):
+        for _ in range(2): m(x).float().sum().backward(); s.step()
+    for found, true in zip((s.table()[2]['mean'], s.table()[2]['std']), truth(kept)): assert math.isclose(found, true, rel_tol=2e-6, abs_tol=1e-6)
+    assert s.units()['1']['dead'] == [2] and s.units()['3']['dead'] == []
+    assert s.histogram('2')[0].sum() == kept[0].numel()
+
+# ---- dead units ------------------------------------------------------------------------------
+
+class General(nn.Module):
+    "Leaky ReLU, shifted and cut off, as a module."
+    def __init__(self, leak=0., sub=.4, most=6.): super().__init__(); self.leak, self.sub, self.most = leak, sub, most
+    def forward(self, x): return (F.leaky_relu(x, self.leak) - self.sub).clamp_max(self.most)
+
+class Bump(nn.Module):
+    "Flat at 0 on both sides, and not monotone."
+    def forward(self, x): return (1 - x*x).clamp_min(0)
+
+FLAT_LEFT = [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), General(), General(most=99.), nn.ReLU6(), nn.Hardtanh(), nn.Hardswish(), nn.Sigmoid(), nn.Tanh(), nn.Threshold(.1, 20), nn.ELU(), nn.SiLU(), nn.Softplus(), Bump()]
+NEVER_FLAT_LEFT = [nn.LeakyReLU(.1), nn.LeakyReLU(.1, inplace=True), nn.PReLU(), nn.PReLU(6), General(.1), nn.RReLU(), nn.Softsign(), nn.Tanhshrink(), nn.LogSigmoid()]
+
+def brute(act, x, d):
+    "Units with no slope anywhere, by differentiating everywhere."
+    act = copy.deepcopy(act).eval()
+    z = x.detach().clone().requires_grad_()
+    g, = torch.autograd.grad(act(z.clone()).sum(), z)
+    return (g == 0).movedim(d, 0).flatten(1).all(1)
+
+@pytest.mark.parametrize('act', FLAT_LEFT + NEVER_FLAT_LEFT, ids=lambda a: str(a))
+@pytest.mark.parametrize('kind', ['linear', 'conv', 'sequence'])
+def test_planted_dead_units_are_found_exactly(act, kind):
+    act = copy.deepcopy(act)
+    layer, x = dict(linear=(nn.Linear(5, 6), torch.randn(200, 5)), conv=(nn.Conv2d(2, 6, 3), torch.randn(8, 2, 9, 9)), sequence=(nn.Linear(5, 6), torch.randn(20, 10, 5)))[kind]
+    if kind == 'sequence' and isinstance(act, nn.PReLU) and act.num_parameters > 1: pytest.skip('PReLU wants channels in dimension 1')
+    with torch.no_grad(): layer.bias[[1, 4]] = -500.
+    s = watch(nn.Sequential(layer, act), x, x + .1)
+    found = s.units()['1']
+    d = 1 if kind != 'sequence' else 2
+    assert found['dead'] == (brute(act, layer(x), d) & brute(act, layer(x + .1), d)).nonzero()[:, 0].tolist()
+    assert found['dead'] == ([1, 4] if any(type(act) is type(a) and str(a) == str(act) and getattr(a, 'leak', 0) == getattr(act, 'leak', 0) for a in FLAT_LEFT) else [])
+    if not found['dead']: assert {1, 4} <= set(found['always_negative'])
+    else: assert not {1, 4} & set(found['always_negative'])
+
+@quick
+@given(st.sampled_from([nn.ReLU(), nn.Hardtanh(), nn.ReLU6(), nn.Hardshrink(), nn.Softshrink(), nn.Tanh(), General(), General(.1), Bump()]), st.integers(0, 10**6), st.floats(.01, 1000))
+def test_against_differentiating_everywhere(act, seed, scale):
+    "Units whose inputs jump between flat stretches, too."
+    torch.manual_seed(seed)
+    x = torch.randn(5, 40)*scale + torch.randn(40)*scale
+    m = nn.Sequential(nn.Identity(), act)
+    s = watch(m, x.requires_grad_())
+    assert s.units()['1']['dead'] == brute(act, x, 1).nonzero()[:, 0].tolist()
+
+def test_one_live_position_in_one_batch_is_enough():
+    act, x = nn.ReLU(), -torch.rand(16, 3, 5, 5)
+    y = x.clone(); y[13, 1, 4, 2] = 1e-30
+    assert watch(act, x.clone().requires_grad_(), x.clone().requires_grad_()).units()['(model)']['dead'] == [0, 1, 2]
+    s = watch(act, x.clone().requires_grad_(), y.requires_grad_(), x.clone().requires_grad_(), rows=2)
+    assert s.units()['(model)']['dead'] == [0, 2]
+    assert s.units(last=1)['(model)']['dead'] in ([0, 1, 2], [0, 2])       # a window may hold more than one step
+
+def test_last_looks_at_the_last_steps():
+    act = nn.ReLU()
+    s = watch(act, torch.ones(2, 3, requires_grad=True), -torch.ones(2, 3, requires_grad=True))
+    assert s.units()['(model)']['dead'] == [] and s.units(last=1)['(model)']['dead'] == [0, 1, 2]
+    assert s.history()['dead'][:, 0].tolist() == [0, 1] and s.table(last=1)[0]['mean'] == 0
+
+@pytest.mark.parametrize('module', [nn.Dropout(), nn.Dropout(1.), nn.Identity(), nn.BatchNorm1d(6), nn.LayerNorm(6), nn.Softmax(-1), nn.LogSoftmax(-1), nn.Linear(6, 6), nn.Flatten(), nn.GLU(), nn.GroupNorm(2, 6), nn.RMSNorm(6)], ids=str)
+def test_no_activation(module): assert watch(nn.Sequential(nn.Linear(6, 6), module), torch.randn(9, 6)).units() == {}
+
+def test_probing_and_watching_leave_random_numbers_and_modules_alone():
+    class Counting(nn.Module):
+        def __init__(self): super().__init__(); self.calls = 0
+        def forward(self, x): self.calls += 1; return x.relu()
+    def train(watched):
+        torch.manual_seed(1)
+        m = nn.Sequential(nn.Linear(6, 6), nn.RReLU(), nn.Dropout(), nn.BatchNorm1d(6), Counting(), nn.Linear(6, 1))
+        opt, s = torch.optim.SGD(m.parameters(), lr=.1), ActivationStats(m)
+        if watched: s.attach()
+        for _ in range(7):
+            m(torch.randn(9, 6)).square().mean().backward(); opt.step(); opt.zero_grad()
+            if watched: s.step()
+        s.remove()
+        assert all(x.training for x in m.modules())
+        return m
+    a, b = train(False), train(True)
+    assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
+
+def test_units_of_a_conv1d_and_of_channels_last_linears():
+    m = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU())
+    assert watch(m, torch.randn(4, 2, 9)).units()['1']['units'] == 3
+    class Next(nn.Module):
+        def __init__(self): super().__init__(); self.conv, self.fc, self.act = nn.Conv2d(2, 3, 3), nn.Linear(3, 7), nn.GELU()
+        def forward(self, x): return self.act(self.fc(self.conv(x).permute(0, 2, 3, 1)))
+    assert watch(Next(), torch.randn(4, 2, 9, 9)).units()['act']['units'] == 7
+
+def test_saturated_share():
+    s = watch(nn.Tanh(), torch.tensor([[0., 1., 3., -4.]], requires_grad=True))
+    assert s.history()['saturated'][0, 0] == .5 and s.table()[0]['saturated'] == .5
+
+@pytest.mark.parametrize('d', [0, 1, 2, 3])
+def test_over_any_memory_layout(d):
+    for p in itertools.permutations(range(4)):
+        x = torch.randn(3, 4, 5, 6).permute(p)
+        assert torch.equal(_over(torch.amax, x, d), x.movedim(d, 0).flatten(1).amax(1))
+
+# ---- in time ---------------------------------------------------------------------------------
+
+def test_memory_does_not_grow_with_the_run():
+    m = small()
+    def held(s): return sum(t.numel() for t in [s._sums, s._moves, s._hist] + [t for w in s.watched if w.flags is not None for t in (w.flags, w.small)])
+    with ActivationStats(m, rows=8) as s:
+        sizes = []
+        for i in range(100): m(images(2)).sum().backward(); s.step(); sizes.append(held(s))
+    assert len(set(sizes)) == 1 and not s._pending and not s._samples
+    with ActivationStats(m, where=nn.Flatten) as s:                # nobody calls step
+        for i in range(6000): m[2](torch.ones(2, 2, requires_grad=True)).sum().backward()
+        assert len(s._pending) <= 10_000
+    assert s.table()[0]['passes'] == 6000 and s.table()[0]['mean'] == 1
+
+def test_histogram_counts_and_grows():
+    m = nn.Identity()
+    with ActivationStats(m, rows=4, sample=1, bins=16) as s:
+        for scale in (1, 1, 1e-3, 40., 40, 1e6): m((scale*torch.randn(50, 3).clamp(-2, 2)).requires_grad_()).sum().backward(); s.step()
+    counts, edges = s.histogram('(model)')
+    assert len(edges) == 17 and edges[-1] == 128 and s.every == 2
+    assert counts.sum(1).tolist() == [300, 300, 150] and counts[:2, 7:9].sum(1).min() > 148       # once a window, from the fifth step on
+    x = torch.linspace(-4, 4, 1001)[:, None]
+    counts, edges = watch(m, x.requires_grad_(), bins=8).histogram('(model)')
+    assert torch.equal(counts[0], torch.histc(x.detach(), 8, -4, 4).double()) and torch.equal(edges, torch.linspace(-4, 4, 9))
+
+def test_histogram_after_doubling_equals_one_made_at_once():
+    torch.manual_seed(2)
+    xs = [torch.randn(300, 2)*k for k in (.1, 1., 10., 3.)]
+    m = nn.Identity()
+    with ActivationStats(m, sample=1, bins=32) as s:
+        for x in xs: m(x.clone().requires_grad_()).sum().backward(); s.step()
+    counts, edges = s.histogram('(model)')
+    R = edges[-1].item()
+    for row, x in zip(counts, xs): assert torch.equal(row, torch.bincount(((x.flatten()/(2*R) + .5)*32).long().clamp(0, 31), minlength=32).double())
+
+def test_update_ratio_is_exact_for_any_optimiser():
+    for make in (lambda p: torch.optim.SGD(p, lr=.1, momentum=.9), lambda p: torch.optim.AdamW(p, lr=1e-2)):
+        m = small(); opt = make(m.parameters()); expected = []
+        with ActivationStats(m) as s:
+            for _ in range(5):
+                before = [p.detach().clone() for p in m.parameters()]
+                m(images()).square().mean().backward(); opt.step(); s.step(); opt.zero_grad()
+                expected.append([((p - b).norm()/b.norm()).item() for p, b in zip(m.parameters(), before)])
+        assert torch.allclose(s.history()['update_ratio'], torch.tensor(expected).double(), rtol=1e-4)
+    assert s.parameters == [n for n, _ in m.named_parameters()]
+
+def test_frozen_parameters_and_zero_weights():
+    m = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    m[0].requires_grad_(False); nn.init.zeros_(m[1].bias)
+    s = watch(m, torch.randn(4, 3))
+    assert s.parameters == ['1.weight', '1.bias'] and s.history()['update_ratio'][0, 0] == 0 and s.history()['update_ratio'][0, 1].isnan()
+
+# ---- trouble ---------------------------------------------------------------------------------
+
+def test_in_place_activations():
+    torch.manual_seed(3); a = small(); b = copy.deepcopy(a)
+    for i in (1, 4): b[i] = nn.ReLU(inplace=True)
+    x = images()
+    s, t = watch(a, x, x), watch(b, x, x)
+    for k in s.history(): assert torch.allclose(s.history()[k].double(), t.history()[k].double(), rtol=1e-5, equal_nan=True), k
+    for n in s.names: assert torch.equal(s.histogram(n)[0], t.histogram(n)[0])
+    assert s.units() == t.units()
+
+def test_called_several_times_in_a_pass():
+    m, kept = nn.Linear(4, 4), []
+    with ActivationStats(m) as s, Hook(m, lambda h, mod, i, o: kept.append(o)): m(m(m(torch.randn(5, 4)))).sum().backward(); s.step()
+    assert s.table()[0]['passes'] == 3 and close(s.table()[0]['std'], truth(kept)[1]) and s._sums[0, 0, :, 0].tolist() == [60, 60]
+
+def test_gradient_accumulation_is_one_step():
+    m, x = small(), images()
+    with ActivationStats(m) as s:
+        for part in x.split(2): m(part).sum().backward()
+        s.step()
+    t = watch(m, x, loss=torch.sum)
+    assert s.steps == 1
+    for k in ('mean', 'std', 'rms', 'grad_rms', 'dead'): assert torch.allclose(s.history()[k], t.history()[k], rtol=1e-4, atol=1e-7, equal_nan=True), k
+
+def test_lstm_tuple_dict_and_nothing():
+    class Odd(nn.Module):
+        def __init__(self): super().__init__(); self.lstm, self.wrap, self.none = nn.LSTM(3, 4, batch_first=True), Wrap(), Nothing()
+        def forward(self, x): self.none(x); return self.wrap(self.lstm(x))['out']
+    class Wrap(nn.Module):
+        def forward(self, o): return dict(n=torch.ones(2, dtype=torch.int64), rest=[None, o[1]], out=o[0])
+    class Nothing(nn.Module):
+        def forward(self, x): return 'text', 7
+    m, x = Odd(), torch.randn(2, 5, 3)
+    s = watch(m, x)
+    rows = {r['module']: r for r in s.table()}
+    out, (h, c) = m.lstm(x)
+    assert close(rows['lstm']['std'], out.detach().double().std(), 1e-5) and close(rows['wrap']['std'], h.detach().double().std(), 1e-5)
+    assert 'returns tuple without' in rows['none']['note'] and math.isnan(rows['none']['mean'])
+
+def test_validation_and_no_grad_are_not_counted():
+    m = small()
+    with ActivationStats(m) as s:
+        m(images()).sum().backward(); s.step()
+        before = s.table()
+        m.eval(); m(1e3*images()); m.train()
+        with torch.no_grad(): m(1e3*images())
+        with torch.inference_mode(): m(1e3*images())
+        assert str(s.table()) == str(before)
+    with ActivationStats(m.eval()) as s:
+        m(images())
+        with pytest.raises(InputError, match='no pass that counts'): s.history()
+    m.train(); m[0].eval()                                           # a frozen part counts, if the model trains
+    assert watch(m, images()).table()[0]['passes'] == 1
+
+def test_never_called_is_said():
+    class Uses(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.b, self.c = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+        def forward(self, x):
+            with torch.no_grad(): self.c(x)
+            return self.a(x)
+    notes = {r['module']: r['note'] for r in watch(Uses(), torch.randn(2, 3)).table()}
+    assert notes == dict(a='', b='never called', c='called only in eval mode or without gradients')
+
+def test_transformer_in_training_and_in_the_fused_path():
+    m = nn.Sequential(nn.Linear(3, 16), nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, dropout=0., batch_first=True), 2, enable_nested_tensor=False), nn.Linear(16, 1))
+    x = torch.randn(4, 7, 3)
+    s = watch(m, x, x)
+    notes = {r['module']: r['note'] for r in s.table()}
+    assert {n for n, t in notes.items() if t} == {'1.layers.0.self_attn.out_proj', '1.layers.1.self_attn.out_proj'}
+    assert all(math.isfinite(r['grad_rms']) for r in s.table() if not r['note'])
+    with torch.no_grad():
+        plain = m.eval()(x)
+        with ActivationStats(m): assert torch.allclose(m(x), plain, atol=1e-5)
+        assert torch.equal(m(x), plain)
+
+def test_copies_and_pickles_are_not_watched():
+    m, x = small(), images()
+    with ActivationStats(m) as s, Hooks(find_modules(m), lambda *a: None) as hs, Hook(m[0], lambda *a: None, backward=True):
+        m(x).sum().backward(); s.step()
+        before = s.table()
+        f = io.BytesIO(); torch.save(m, f); f.seek(0)
+        for twin in (copy.deepcopy(m), pickle.loads(pickle.dumps(m)), torch.load(f, weights_only=False)):
+            assert torch.equal(twin(x), m(x))
+            twin(x).sum().backward()
+        assert [h.calls for h in hs] == [4]*len(hs)
+    assert s.table()[0]['passes'] == 4 and before[0]['passes'] == 1
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
+def test_not_finite_is_reported_where_and_when(bad):
+    m = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    with ActivationStats(m, sample=1) as s:
+        for i in range(4):
+            if i == 2:
+                with torch.no_grad(): m[2].bias[0] = bad
+            m(torch.randn(5, 3)).sum().backward(); s.step()
+    notes = [r['note'] for r in s.table()]
+    assert notes == ['', '', 'not finite from step 2 on'] and not math.isfinite(s.table()[2]['mean'])
+    assert s.histogram('2')[0].sum(1).tolist() == [15, 15, 10, 10]          # the rest is still counted
+    for plot in (s.plot_stats, s.plot_grads, s.plot_histograms): plot()
+
+def test_gradient_that_is_not_finite():
+    m = nn.Sequential(nn.Linear(3, 3), nn.Identity())
+    s = watch(m, torch.randn(4, 3), loss=lambda out: (out*math.inf).sum())
+    assert s.table()[0]['note'] == 'gradient not finite from step 0 on'
+
+def test_number_of_units_that_changes_is_said():
+    s = watch(nn.ReLU(), torch.randn(2, 3, requires_grad=True), torch.randn(2, 4, requires_grad=True))
+    assert s.table()[0]['note'] == 'had 3 units, then 4: no longer counted' and s.table()[0]['passes'] == 2
+
+def test_empty_and_integer_batches():
+    m = nn.Sequential(nn.Embedding(5, 4), nn.ReLU(), nn.Linear(4, 2))
+    s = watch(m, torch.tensor([[1, 2, 0]]), torch.zeros(0, 3, dtype=torch.int64), torch.tensor([[1, 2, 0]]), loss=torch.sum)
+    assert s.steps == 3 and s.table()[0]['mean'] == s.table()[0]['mean'] and s.units()['1']['units'] == 4
+
+def test_one_number_and_unbatched():
+    s = watch(nn.Sequential(nn.Linear(3, 1), nn.ReLU(), nn.Flatten(0)), torch.randn(3))
+    assert math.isnan(s.table()[0]['std']) and s.units()['1']['units'] == 1      # a std needs two
+
+def test_create_graph_and_retain_graph():
+    m, x = small(nn.Tanh), images()
+    with ActivationStats(m) as s:
+        loss = m(x).square().sum()
+        g = torch.autograd.grad(loss, m[0].weight, create_graph=True)[0]
+        g.square().sum().backward(); s.step()
+    assert math.isfinite(s.table()[0]['grad_rms'])
+
+def test_checkpointed():
+    from torch.utils.checkpoint import checkpoint
+    m, x = small(), images()
+    with ActivationStats(m) as s: checkpoint(m, x, use_reentrant=False).sum().backward(); s.step()
+    assert s.table()[0]['passes'] == 2 and s.units()['1']['units'] == 4      # forward, and once more on the way back
+
+# ---- use -------------------------------------------------------------------------------------
+
+def data(n=64): return TensorLoader(torch.randn(n, 1, 8, 8), torch.randint(0, 3, (n,)), 16)
+def learner(m, cbs=(), valid=None, lr=.1): return Learner(m, data(), valid, F.cross_entropy, torch.optim.SGD(m.parameters(), lr=lr), cbs)
+
+def test_callback_counts_training_only_and_goes_on():
+    m, s = small(), ActivationStats()
+    learn = learner(m, [s], valid=data())
+    learn.fit(2)
+    assert s.steps == 8 and s.table()[0]['passes'] == 8 and hooks_on(m) == 0
+    learn.fit(1)
+    assert s.steps == 12 and hooks_on(m) == 0
+
+@pytest.mark.parametrize('at', ['before_epoch', 'after_pred', 'after_backward', 'after_step'])
+@pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt, CancelFit])
+def test_callback_leaves_no_hook_behind(at, error):
+    class Bad(Callback): order = 1
+    def fail(self, learn): raise error()
+    setattr(Bad, at, fail)
+    m, s = small(), ActivationStats()
+    try: learner(m, [s, Bad()]).fit(1)
+    except error: pass
+    assert hooks_on(m) == 0
+
+def test_callback_keeps_the_pass_that_diverged():
+    m, s = small(), ActivationStats()
+    with torch.no_grad(): m[3].weight[0, 0] = math.nan
+    with pytest.raises(DivergedError): learner(m, [s]).fit(1)
+    assert [r['note'] for r in s.table()][:4] == ['', '', '', 'not finite from step 0 on']
+
+@pytest.mark.parametrize('kwargs, says', [(dict(rows=3), 'rows is 3'), (dict(rows=0), 'rows is 0'), (dict(sample=0), 'sample is 0'), (dict(bins=30), 'bins is 30')])
+def test_bad_arguments(kwargs, says):
+    with pytest.raises(InputError, match=says): ActivationStats(small(), **kwargs)
+
+def test_without_a_model_or_data():
+    with pytest.raises(InputError, match='no model'): ActivationStats().__enter__()
+    with pytest.raises(InputError, match='no model'): ActivationStats().step()
+    with pytest.raises(InputError, match='nothing yet'): ActivationStats().history()
+    with pytest.raises(InputError, match='no pass that counts'): ActivationStats(small()).table()
+    with pytest.raises(InputError, match='no shape yet'): ActivationStats(nn.LazyLinear(3))
+    s = watch(small(), images())
+    with pytest.raises(InputError, match='no module'): s.histogram('x')
+    with pytest.raises(InputError, match='last is 0'): s.table(last=0)
+    assert 'ActivationStats of' in repr(ActivationStats())
+
+def test_plots_draw_what_is_there():
+    import matplotlib
+    matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+    s = watch(small(nn.LeakyReLU), *[images() for _ in range(6)])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert len(s.plot_stats()[0].get_lines()) == 6 and len(s.plot_grads()[0].get_lines()) == 6
+        assert len(s.plot_dead()[0].get_lines()) == 2 and len(s.plot_updates()[0].get_lines()) == 4
+        assert s.plot_histograms(['0', '1']).shape == (1, 2) and len(s.plot_updates(vectors=True)[0].get_lines()) == 7
+        plt.gcf().canvas.draw()
+    plt.close('all')
