@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Hook', 'Hooks', 'find_modules', 'ActivationStats']
 
-# %% ../nbs/06_hooks.ipynb #6f15f094
+# %% ../nbs/06_hooks.ipynb #461285e5
 import copy, math
 from functools import partial
 import torch
+import torch.nn.functional as F
 from torch import nn
 from fastcore.basics import patch
 from .core import InputError
@@ -114,14 +115,14 @@ def _slope(module, x):
         if not y.requires_grad: return torch.zeros_like(x)
         return torch.autograd.grad(y.sum(), x)[0]
 
-# %% ../nbs/06_hooks.ipynb #0b696d17
+# %% ../nbs/06_hooks.ipynb #a5f3011f
 #| code-fold: true
 _GRID = torch.cat([-torch.logspace(4, -3, 281), torch.zeros(1), torch.logspace(-3, 4, 281)])
 
 def _shaped(x, d): return [-1 if i == d else 1 for i in range(x.ndim)]
 
 def _probe(module, x, d):
-    "Largest slope of an activation with units along dimension `d` of inputs like `x`, and whether it is flat in two places; None if it is no activation."
+    "Largest slope of an activation with units along dimension `d` of inputs like `x`, and from where to where it is flat, (2, places); None if it is no activation."
     if any(p.ndim > 1 for p in module.parameters()): return None
     try:
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
@@ -136,11 +137,11 @@ def _probe(module, x, d):
             s = _slope(f, z)
     except Exception: return None                        # it does not take such an input: whatever it is, it is no activation
     if torch.equal(s.amax(0), s.amin(0)): return None
-    flat = s == 0
-    pieces = flat[0].int() + (flat[1:] & ~flat[:-1]).sum(0)
-    return s.nan_to_num(0, 0, 0).abs().max(), bool(pieces.max() > 1)
+    flat = F.pad((s == 0).reshape(len(s), -1).all(1).int(), (1, 1)).diff().cpu()          # where a flat stretch of the grid begins, and has ended
+    ends = _GRID.clone(); ends[0], ends[-1] = -math.inf, math.inf
+    return s.nan_to_num(0, 0, 0).abs().max(), torch.stack([ends[(flat == 1).nonzero()[:, 0]], ends[(flat == -1).nonzero()[:, 0] - 1]]).to(x)
 
-# %% ../nbs/06_hooks.ipynb #4e1535d5
+# %% ../nbs/06_hooks.ipynb #dcc11fbc
 #| code-fold: true
 def _unit_dim(x):
     "Along which dimension of an activation's input `x` its units lie: the channels of a convolution, the features of a linear layer."
@@ -160,11 +161,11 @@ def _over(extreme, x, d):
     x = extreme(x.permute(order), 0)
     return extreme(x.movedim(order.index(d) - 1, -1).flatten(0, -2), 0) if x.ndim > 1 else x
 
-def _sample(x, most=2**15):
+def _sample(x, most=2**13):
     "About `most` elements of a batch: every so manieth item."
     return x[::max(1, x.numel()//most)] if x.ndim else x[None]
 
-# %% ../nbs/06_hooks.ipynb #8e65e561
+# %% ../nbs/06_hooks.ipynb #1f57d43a
 class ActivationStats(Callback):
     """Watches modules while a model trains: activations, gradients, dead units, updates, in constant memory.
 
@@ -175,7 +176,7 @@ class ActivationStats(Callback):
         model: nn.Module = None, # None: the model of the `Learner`
         where=None,              # which modules, as for `find_modules`; None: all without children
         rows: int = 256,         # windows kept: when they are full, each two become one
-        sample: int = 5,         # histograms and saturation: at every so manieth step (once per window, when that is longer), of about 30,000 elements
+        sample: int = 5,         # histograms and saturation: at every so manieth step (once per window, when that is longer), of about 8,000 elements
         bins: int = 128          # of a histogram
     ):
         for what, n, of in (('rows', rows, 2), ('sample', sample, 1), ('bins', bins, 4)):
@@ -193,11 +194,11 @@ class ActivationStats(Callback):
     def after_step(self, learn): self.step()
     def after_fit(self, learn): self.remove()
 
-# %% ../nbs/06_hooks.ipynb #9834b5fe
+# %% ../nbs/06_hooks.ipynb #9a9b7b6c
 #| code-fold: true
 @patch
 def _prepare(self: ActivationStats, model):
-    "Choose the modules, and make room for everything that will ever be kept, but for the units' flags."
+    "Choose the modules, and make room for everything that will ever be kept, but for the units' extremes."
     self.watched = [_Watched(i, name, m) for i, (name, m) in enumerate(find_modules(model, self.where).items())]
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for name, p in parameters.items():
@@ -290,46 +291,64 @@ def _fold(self: ActivationStats):
         if self._sampling or self.device.type == 'cpu':  # on a GPU, to read is to wait: now and then only
             for i, f in zip(index, (total**2/n > 100*(squares - total**2/n)).tolist()): self._far[i] = f
 
-# %% ../nbs/06_hooks.ipynb #e2105ca7
+# %% ../nbs/06_hooks.ipynb #dd148742
 #| code-fold: true
 class _Watched(_Called):
-    "A module that is being watched: what is known of it, and its units by window."
+    "A module that is being watched: what is known of it, and, of an activation, its units by window."
     def __init__(self, index, name, module):
         self.index, self.name, self.module = index, name, module
         self.calls = self.passes = 0                     # forward passes; those that count
-        self.probed = self.steepest = self.flags = self.trouble = None
+        self.probed = self.steepest = self.flat = self.trouble = None
+        self.ends = self.alive = self.small = None       # by window: each unit's lowest and highest input; which are known to be alive; small slopes, and how many were asked
         self.reach = 0.                                  # of the histogram: ± a power of 2
 
-    def active(self, x, low, high):
-        "Which units have an input among `x` where the slope is not 0; `low` and `high` are each unit's extremes."
-        if x.ndim == 1: return _slope(self.module, x) != 0
-        shape = _shaped(x, self.dim)
-        active = (_slope(self.module, torch.cat([low.view(shape), high.view(shape)])) != 0).any(0).flatten()
-        if not self.two_sided: return active
-        d, x_ = self.dim, x
-        if x.device.type == 'cpu':                       # elsewhere, to ask which units are settled would stall the device
-            active = active | (_over(torch.amax, _slope(self.module, _sample(x)).abs(), d) != 0)
-            if active.all(): return active
-            if not self.own: x_ = x.index_select(d, (~active).nonzero()[:, 0])
-        left = _over(torch.amax, _slope(self.module, x_).abs(), d) != 0
-        return active | left if x_ is x else active.masked_scatter(~active, left)
+    def recognise(self, x):
+        "Find out whether the module is an activation, and of which kind."
+        self.probed, self.dim, self.own = True, _unit_dim(x), bool([*self.module.parameters(), *self.module.buffers()])
+        if list(self.module.children()) or not (found := _probe(self.module, x, self.dim)): return
+        self.steepest, self.flat = found
+        self.hard = self.own or self.flat.shape[1] > 1   # the extremes do not decide, or it may change
+        self.high_decides = not self.hard and bool((self.flat[0] == -math.inf).all())
 
-# %% ../nbs/06_hooks.ipynb #97401a2a
+    def living(self, x, low, high):
+        "Units with an input among `x` where the slope is not 0, when the extremes alone do not decide."
+        if x.ndim == 1: return _slope(self.module, x) != 0
+        d, shape = self.dim, _shaped(x, self.dim)
+        alive = (_slope(self.module, torch.cat([low.view(shape), high.view(shape)])) != 0).any(0).flatten()
+        if x.device.type != 'cpu': return alive | (_over(torch.amax, _slope(self.module, x).abs(), d) != 0)
+        alive = alive | (_over(torch.amax, _slope(self.module, _sample(x)).abs(), d) != 0)    # what follows would stall a GPU, but costs nothing here
+        if alive.all(): return alive
+        if self.own: return alive | (_over(torch.amax, _slope(self.module, x).abs(), d) != 0)
+        dead = ((low[:, None] >= self.flat[0]) & (high[:, None] <= self.flat[1])).any(1)      # all in one flat stretch
+        doubtful = (~alive & ~dead).nonzero()[:, 0]
+        if len(doubtful): alive[doubtful] = _over(torch.amax, _slope(self.module, x.index_select(d, doubtful)).abs(), d) != 0
+        return alive
+
+    def shares(self, rows, together=False):
+        "By window, or over all of them together: which units are dead, and which always negative though not dead."
+        ends, alive = self.ends[rows], self.alive[rows]
+        if together: ends, alive = torch.stack([ends[:, 0].amin(0), ends[:, 1].amax(0)]), alive.any(0)
+        if not self.hard: alive = (_slope(self.module, ends) != 0).any(-2)
+        return ~alive, alive & ~(ends.select(-2, 1) > 0)
+
+# %% ../nbs/06_hooks.ipynb #45db77c8
 #| code-fold: true
 @patch
 def _look(self: ActivationStats, w, x):
-    "Note which units of the activation `w` are active, and which are positive, for the input `x`."
-    if not w.probed:
-        w.probed, w.dim, w.own = True, _unit_dim(x), bool([*w.module.parameters(), *w.module.buffers()])
-        if not list(w.module.children()) and (found := _probe(w.module, x, w.dim)): w.steepest, w.two_sided = found
+    "Note the extremes of each unit of the activation `w`; and where they do not decide, which units live."
+    if not w.probed: w.recognise(x)
     if w.steepest is None or w.trouble: return
     x = x.detach()
-    low, high = _over(torch.amin, x, w.dim), _over(torch.amax, x, w.dim)
-    if w.flags is None:
-        w.flags = torch.zeros(self.rows, 2, len(high), dtype=torch.bool, device=x.device)
+    high = _over(torch.amax, x, w.dim)
+    low = high if w.high_decides else _over(torch.amin, x, w.dim)
+    if w.ends is None:
+        w.ends = torch.tensor([[math.inf], [-math.inf]], dtype=x.dtype, device=x.device).repeat(self.rows, 1, len(high))
+        w.alive = torch.zeros(self.rows, len(high), dtype=torch.bool, device=x.device)
         w.small = torch.zeros(self.rows, 2, dtype=self._dtype, device=x.device)
-    if len(high) != w.flags.shape[2]: w.trouble = f'had {w.flags.shape[2]} units, then {len(high)}: no longer counted'; return
-    w.flags[self._row] |= torch.stack([w.active(x, low, high), high > 0])
+    if len(high) != w.ends.shape[2]: w.trouble = f'had {w.ends.shape[2]} units, then {len(high)}: no longer counted'; return
+    ends = w.ends[self._row]
+    torch.minimum(ends[0], low, out=ends[0]); torch.maximum(ends[1], high, out=ends[1])
+    if w.hard: w.alive[self._row] |= w.living(x, low, high)
     if self._sampling:
         small = _slope(w.module, _sample(x)).abs() < .05*w.steepest
         w.small[self._row] += torch.stack([small.sum(), torch.tensor(small.numel(), device=x.device)])
@@ -352,7 +371,7 @@ def _bin(self: ActivationStats):
         self._hist[self._row, i] += torch.bincount(place.long().clamp_(0, self.bins - 1), minlength=self.bins).to(self.device)
     self._samples = {}
 
-# %% ../nbs/06_hooks.ipynb #80e9deee
+# %% ../nbs/06_hooks.ipynb #279f6973
 #| code-fold: true
 @patch
 def step(self: ActivationStats) -> None:
@@ -371,13 +390,17 @@ def step(self: ActivationStats) -> None:
 @patch
 def _thin(self: ActivationStats):
     "Each two windows become one."
-    for t in [self._sums, self._moves, self._hist, *(t for w in self.watched if w.flags is not None for t in (w.flags, w.small))]:
-        pairs = t.view(self.rows//2, 2, *t.shape[1:])
-        pairs = pairs.any(1) if t.dtype == torch.bool else pairs.sum(1)
-        t.zero_()[:self.rows//2] = pairs
+    def halve(t, join, empty):
+        joined = join(t.view(self.rows//2, 2, *t.shape[1:]), 1)
+        t.fill_(empty)[:self.rows//2] = joined
+    for t in (self._sums, self._moves, self._hist): halve(t, torch.sum, 0)
+    for w in self.watched:
+        if w.ends is None: continue
+        halve(w.small, torch.sum, 0); halve(w.alive, torch.any, False)
+        halve(w.ends[:, 0], torch.amin, math.inf); halve(w.ends[:, 1], torch.amax, -math.inf)
     self.every *= 2
 
-# %% ../nbs/06_hooks.ipynb #d7be12da
+# %% ../nbs/06_hooks.ipynb #49c08e9f
 #| code-fold: true
 @patch
 def _used(self: ActivationStats, last=None):
@@ -399,12 +422,7 @@ def _moments(sums):
     mean = total/n
     return mean, ((squares/n - mean**2).clamp_min(0)*n/(n - 1)).sqrt(), (squares/n).sqrt()
 
-def _shares(flags):
-    "Which units are dead, and which always negative though not dead."
-    active, positive = flags.unbind(-2)
-    return ~active, active & ~positive
-
-# %% ../nbs/06_hooks.ipynb #24c30ea8
+# %% ../nbs/06_hooks.ipynb #d4e20d08
 #| code-fold: true
 @patch
 def history(self: ActivationStats) -> dict:  # name → tensor on the CPU, a row per window; a column per module of `names`, or per parameter of `parameters` for update_ratio
@@ -415,10 +433,10 @@ def history(self: ActivationStats) -> dict:  # name → tensor on the CPU, a row
     n = len(self._sums[used])
     for k in ('dead', 'always_negative', 'saturated'): kept[k] = torch.full((n, len(self.watched)), math.nan, dtype=self._dtype)
     for w in self.watched:
-        if w.flags is None: continue
-        seen = (kept['mean'][:, w.index] == kept['mean'][:, w.index]) | (self._sums[used][:, w.index, 0, 0] > 0)
-        for k, share in zip(('dead', 'always_negative'), _shares(w.flags[used])):
-            kept[k][:, w.index] = torch.where(seen.cpu(), share.to('cpu', self._dtype).mean(1), math.nan)
+        if w.ends is None: continue
+        seen = self._sums[used][:, w.index, 0, 0].cpu() > 0
+        for k, share in zip(('dead', 'always_negative'), w.shares(used)):
+            kept[k][:, w.index] = torch.where(seen, share.to('cpu', self._dtype).mean(1), math.nan)
         kept['saturated'][:, w.index] = (w.small[used][:, 0]/w.small[used][:, 1]).cpu()
     moves = self._moves[used]
     kept['update_ratio'] = torch.where(moves[..., 1] > 0, (moves[..., 0]/moves[..., 1]).sqrt(), math.nan)
@@ -432,9 +450,9 @@ def units(self: ActivationStats,
     used = self._used(last)
     found = {}
     for w in self.watched:
-        if w.flags is None: continue
-        dead, negative = (v.nonzero()[:, 0].tolist() for v in _shares(w.flags[used].any(0)))
-        found[w.name] = dict(units=w.flags.shape[2], dead=dead, always_negative=negative)
+        if w.ends is None: continue
+        dead, negative = (v.nonzero()[:, 0].tolist() for v in w.shares(used, together=True))
+        found[w.name] = dict(units=w.ends.shape[2], dead=dead, always_negative=negative)
     return found
 
 @patch
@@ -446,7 +464,7 @@ def histogram(self: ActivationStats,
     w = self.watched[self.names.index(name)]
     return self._hist[self._used(), w.index].cpu(), torch.linspace(-(w.reach or 1.), w.reach or 1., self.bins + 1)
 
-# %% ../nbs/06_hooks.ipynb #d2506021
+# %% ../nbs/06_hooks.ipynb #4d8aa952
 #| code-fold: true
 @patch
 def table(self: ActivationStats,
@@ -457,7 +475,7 @@ def table(self: ActivationStats,
     sums, rows = self._sums[used].sum(0).cpu(), []
     for w in self.watched:
         mean, std, rms = (v.item() for v in _moments(sums[w.index, 0]))
-        small = w.small[used].sum(0).tolist() if w.flags is not None else (0, 0)
+        small = w.small[used].sum(0).tolist() if w.small is not None else (0, 0)
         u = units.get(w.name)
         rows.append(dict(module=w.name, type=type(w.module).__name__, passes=w.passes, mean=mean, std=std, rms=rms, grad_rms=_moments(sums[w.index, 1])[2].item(),
                          units=u and u['units'], dead=u and len(u['dead']), always_negative=u and len(u['always_negative']),

@@ -277,7 +277,7 @@ def test_over_any_memory_layout(d):
 
 def test_memory_does_not_grow_with_the_run():
     m = small()
-    def held(s): return sum(t.numel() for t in [s._sums, s._moves, s._hist] + [t for w in s.watched if w.flags is not None for t in (w.flags, w.small)])
+    def held(s): return sum(t.numel() for t in [s._sums, s._moves, s._hist] + [t for w in s.watched if w.ends is not None for t in (w.ends, w.alive, w.small)])
     with ActivationStats(m, rows=8) as s:
         sizes = []
         for i in range(100): m(images(2)).sum().backward(); s.step(); sizes.append(held(s))

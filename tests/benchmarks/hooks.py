@@ -7,18 +7,18 @@ from ratios import report
 
 torch.set_num_threads(1)
 data = mnist()
-x, y = normalize_to(data.x_train)[0][:5120], data.y_train[:5120]
+x, y = normalize_to(data.x_train)[0][:5120].view(-1, 1, 28, 28), data.y_train[:5120]
 
 class Shifted(nn.Module):
     "Flat in two places: the costliest kind to find dead units in."
     def forward(self, x): return (F.relu(x) - .4).clamp_max(6.)
 
 def conv_net(act=nn.ReLU):
-    sizes, layers = (1, 8, 16, 32, 64, 64), [nn.Unflatten(1, (1, 28, 28))]
+    sizes, layers = (1, 8, 16, 32, 64, 64), []
     for i, (a, b) in enumerate(zip(sizes, sizes[1:])): layers += [nn.Conv2d(a, b, 3 if i else 5, stride=2, padding=1 if i else 2), act()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
-def mlp(*sizes): return nn.Sequential(*[m for a, b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.ReLU())][:-1])
+def mlp(*sizes): return nn.Sequential(nn.Flatten(), *[m for a, b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.ReLU())][:-1])
 
 for name, net in (('5 convolutions, ReLU', conv_net()), ('5 convolutions, GELU', conv_net(nn.GELU)), ('5 convolutions, shifted and capped ReLU', conv_net(Shifted)),
                   ('784-256-256-10', mlp(784, 256, 256, 10))):
