@@ -291,7 +291,7 @@ def _fold(self: ActivationStats):
         if self._sampling or self.device.type == 'cpu':  # on a GPU, to read is to wait: now and then only
             for i, f in zip(index, (total**2/n > 100*(squares - total**2/n)).tolist()): self._far[i] = f
 
-# %% ../nbs/06_hooks.ipynb #dd148742
+# %% ../nbs/06_hooks.ipynb #49eb9dd1
 #| code-fold: true
 class _Watched(_Called):
     "A module that is being watched: what is known of it, and, of an activation, its units by window."
@@ -314,15 +314,16 @@ class _Watched(_Called):
         "Units with an input among `x` where the slope is not 0, when the extremes alone do not decide."
         if x.ndim == 1: return _slope(self.module, x) != 0
         d, shape = self.dim, _shaped(x, self.dim)
-        alive = (_slope(self.module, torch.cat([low.view(shape), high.view(shape)])) != 0).any(0).flatten()
-        if x.device.type != 'cpu': return alive | (_over(torch.amax, _slope(self.module, x).abs(), d) != 0)
-        alive = alive | (_over(torch.amax, _slope(self.module, _sample(x)).abs(), d) != 0)    # what follows would stall a GPU, but costs nothing here
-        if alive.all(): return alive
-        if self.own: return alive | (_over(torch.amax, _slope(self.module, x).abs(), d) != 0)
-        dead = ((low[:, None] >= self.flat[0]) & (high[:, None] <= self.flat[1])).any(1)      # all in one flat stretch
-        doubtful = (~alive & ~dead).nonzero()[:, 0]
-        if len(doubtful): alive[doubtful] = _over(torch.amax, _slope(self.module, x.index_select(d, doubtful)).abs(), d) != 0
-        return alive
+        if self.own: some = torch.cat([low.view(shape), high.view(shape)])
+        else: some = torch.cat([low[None], high[None], _sample(x).movedim(d, -1).flatten(0, -2)])
+        alive = _slope(self.module, some).abs().amax(0).flatten() != 0
+        if x.device.type == 'cpu' and alive.all(): return alive          # to ask would stall a GPU, but costs nothing here
+        if x.device.type == 'cpu' and not self.own:
+            dead = ((low[:, None] >= self.flat[0]) & (high[:, None] <= self.flat[1])).any(1)      # all in one flat stretch
+            doubtful = (~alive & ~dead).nonzero()[:, 0]
+            if len(doubtful): alive[doubtful] = _over(torch.amax, _slope(self.module, x.index_select(d, doubtful)).abs(), d) != 0
+            return alive
+        return alive | (_over(torch.amax, _slope(self.module, x).abs(), d) != 0)
 
     def shares(self, rows, together=False):
         "By window, or over all of them together: which units are dead, and which always negative though not dead."
