@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['Hook', 'Hooks', 'find_modules', 'ActivationStats']
 
-# %% ../nbs/06_hooks.ipynb #461285e5
+# %% ../nbs/06_hooks.ipynb #2b3037ad
 import copy, math
-from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
