@@ -505,7 +505,7 @@ def __repr__(self: ActivationStats): return f"ActivationStats of {0 if self.mode
 @patch
 def _repr_markdown_(self: ActivationStats): return self.to_markdown() if self.model is not None and any(w.passes for w in self.watched) else repr(self)
 
-# %% ../nbs/06_hooks.ipynb #f73a6109
+# %% ../nbs/06_hooks.ipynb #524c1d58
 #| code-fold: true
 def _panels(n, width):
     import matplotlib.pyplot as plt
@@ -526,7 +526,7 @@ def _legend(ax):
 @patch
 def plot_stats(self: ActivationStats):
     "Mean and std of the activations of each module, by step; returns the axes."
-    h, axes = self.history(), _panels(2, 7.6)
+    h, axes = self.history(), _panels(2, 7.2)
     _lines(axes[0], h['step'], h['mean'], self.names, title='mean of the activations')
     _lines(axes[1], h['step'], h['std'], self.names, title='their std', yscale='log')
     _legend(axes[0])
@@ -540,14 +540,14 @@ def plot_grads(self: ActivationStats):
     _legend(axes[0])
     return axes
 
-# %% ../nbs/06_hooks.ipynb #a20856b6
+# %% ../nbs/06_hooks.ipynb #595bb4af
 #| code-fold: true
 @patch
 def plot_dead(self: ActivationStats):
     "Share of dead units by step and activation; and, if there are any, of those that are always negative though not dead; returns the axes."
     h = self.history()
     kinds = ['dead'] + ['always_negative']*bool((h['always_negative'] > 0).any())
-    axes = _panels(len(kinds), (6, 7.6)[len(kinds) - 1])
+    axes = _panels(len(kinds), (6, 7.2)[len(kinds) - 1])
     for ax, k in zip(axes, kinds): _lines(ax, h['step'], h[k], self.names, ylim=(-.03, 1.03), title=f"share of units {k.replace('_', ' ')}")
     _legend(axes[0])
     return axes

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from initnotes.core import InputError
-from initnotes.hooks import ActivationStats, Hook, Hooks, _over, _probe, _slope, _unit_dim, find_modules
+from initnotes.hooks import ActivationStats, Hook, Hooks, _over, find_modules
 from initnotes.training import Callback, CancelFit, DivergedError, Learner, TensorLoader
 
 quick = settings(max_examples=60, deadline=None)
