@@ -26,7 +26,7 @@ def out_of_step(root):
                 yield (f'{f}: no notebook exports it' if b is None else f'{f}: missing' if a is None
                        else f'{f}: not as nbdev_clean leaves it' if f.suffix == '.ipynb' else f'{f}: not what the notebooks export') + '; run `make store`'
 
-DIRECTIVES = 'export|exporti|exports|hide|default_exp|eval|label|code-fold|output_tol|notest'
+DIRECTIVES = 'export|exporti|exports|hide|default_exp|eval|label|fig-alt|code-fold|output_tol|notest'
 
 def source(cell): return ''.join(cell['source'])
 
