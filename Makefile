@@ -30,7 +30,7 @@ env: .venv/ready ## make .venv as constraints.txt says: the only step that downl
 run: env ## execute every notebook; end with a summary and the sources' figures
 	@$(BIN)/python tools/notebooks.py run
 
-test: env ## prove it: exports, lint, nbdev_test, stored outputs, pytest
+test: env ## prove it: exports, lint, nbdev_test, stored outputs, pytest, the site in a browser
 	$(BIN)/python tools/instep.py
 	$(BIN)/ruff check --quiet --select E9,F63,F7,F82 initnotes tools tests
 	$(OFFLINE) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_test
@@ -38,7 +38,7 @@ test: env ## prove it: exports, lint, nbdev_test, stored outputs, pytest
 	$(BIN)/python tools/readme.py --check
 	$(BIN)/python -m pytest tests --quiet -o cache_dir=_build/pytest --ignore tests/benchmarks
 
-store: env ## after editing a notebook: export, execute, keep outputs, renew the README's tables
+store: env ## after editing a notebook: export, execute, keep outputs, renew README and index
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/notebooks.py store
 	$(BIN)/python tools/readme.py

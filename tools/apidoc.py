@@ -107,14 +107,16 @@ def page(stem, nb):
         out.append(klass(x, mod, name, shown) if isinstance(x, type) else function(x, mod, name, shown=shown) if inspect.isfunction(x) else constant(name, x, mod))
     return '\n'.join(out)
 
-def overview():
-    "The library in one table: what `import initnotes as ini` offers."
+def overview(notebooks):
+    "The library in one table: what `import initnotes as ini` offers of these notebooks' modules, and of PyTorch."
     import initnotes
+    modules = {f'initnotes.{module_of(nb)}' for nb in notebooks.values()}
     rows = ['| `ini.` | what it does | module |', '|---|---|---|']
     for name in initnotes.__all__:
         x = getattr(initnotes, name)
         ours = x.__module__.startswith('initnotes')
-        summary = (inspect.cleandoc(x.__doc__).splitlines()[0])
+        if ours and x.__module__ not in modules: continue
+        summary = inspect.cleandoc(x.__doc__).splitlines()[0]
         rows.append(f"| {{py:obj}}`{name} <{x.__module__}.{name}>` | {md(summary)} | {{doc}}`{x.__module__.partition('.')[2]}` |" if ours
                     else f'| `{name}` | {md(summary)} | PyTorch’s own |')
     return '\n'.join(rows)

@@ -15,7 +15,7 @@ def generated(root):
 def out_of_step(root):
     with tempfile.TemporaryDirectory() as tmp:
         copy = Path(tmp)/'copy'
-        shutil.copytree(root, copy, ignore=lambda d, names: {n for n in names if n.startswith(('.', '_build')) or n in ('_mnist', '__pycache__', 'tests')})
+        shutil.copytree(root, copy, ignore=lambda d, names: {n for n in names if n.startswith(('.', '_build', '_site')) or n in ('_mnist', '__pycache__', 'tests')})
         for f in generated(copy): f.unlink()
         for command in ('nbdev_export', 'nbdev_clean'):
             done = subprocess.run([BIN/command], cwd=copy, capture_output=True, text=True)

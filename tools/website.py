@@ -11,6 +11,7 @@ import nbformat
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 import apidoc, readme
 from instep import module_of, source
@@ -28,10 +29,12 @@ DIRECTIVE = re.compile(r'^#\|[ \t]*([\w-]+)(?::?[ \t]+(.*))?$\n?', re.M)
 def directives(cell): return {m[1]: m[2] for m in DIRECTIVE.finditer(source(cell))} if cell['cell_type'] == 'code' else {}
 
 def markdown(text):
-    "A cell in which `references.bib#KEY`, which opens the file in JupyterLab, leads to the entry's anchor."
-    return nbformat.v4.new_markdown_cell(anchored(text))
+    "A cell as MyST wants it: a displayed formula is a paragraph of its own."
+    return nbformat.v4.new_markdown_cell(anchored(re.sub(r'(?<!\n)\n(?=\$\$.+\$\$$)', '\n\n', text, flags=re.M)))
 
-def anchored(text): return re.sub(r'\]\(references\.bib#(\w+)\)', lambda m: f'](#{m[1].lower()})', text)
+def anchored(text):
+    "A link to `references.bib#KEY`, which opens the file in JupyterLab, leads to the entry's anchor."
+    return re.sub(r'\]\(references\.bib#(\w+)\)', lambda m: f'](#{m[1].lower()})', text)
 
 def code_cell(cell, in_solution):
     "The cell as it is shown: directives become tags, a figure's alternative text goes where myst-nb looks for it."
@@ -142,11 +145,11 @@ def write_sources(src, root):
         page = lesson(stem, nb)
         if stem == 'index':
             page['cells'].append(markdown(tree('The course', notebooks) + tree('The library', ['api/index', *(f'api/{module_of(n)}' for n in notebooks.values())])
-                                          + tree('To look up', ['figures', 'glossary', 'references'])))
+                                          + tree('To look up', ['figures', 'glossary', 'references', 'genindex'])))
         (src/f'{stem}.ipynb').write_text(json.dumps(page), encoding='utf-8')
         (src/'notebooks').mkdir(exist_ok=True); shutil.copy(nbs/f'{stem}.ipynb', src/'notebooks')
     for stem, nb in notebooks.items(): (src/'api'/f'{module_of(nb)}.md').write_text(apidoc.page(stem, nb), encoding='utf-8')
-    (src/'api'/'index.md').write_text('# The library\n\n' + apidoc.overview(), encoding='utf-8')
+    (src/'api'/'index.md').write_text('# The library\n\n' + apidoc.overview(notebooks), encoding='utf-8')
     (src/'figures.md').write_text(readme.figures_page(notebooks), encoding='utf-8')
     bib = bibliography((nbs/'references.bib').read_text(encoding='utf-8'))
     (src/'references.md').write_text('# References\n\n' + '\n'.join(reference(k, e) for k, e in bib.items()), encoding='utf-8')
@@ -167,13 +170,17 @@ def build(out, root=ROOT, work=ROOT/'_build'/'site'):
         myst_enable_extensions=['dollarmath', 'amsmath', 'colon_fence', 'fieldlist', 'attrs_block'],
         mathjax_path='tex-svg.js', mathjax3_config={'options': {}}, add_module_names=False, python_display_short_literal_types=True, toc_object_entries_show_parents='hide',
         html_theme='furo', html_title=CFG['title'], html_static_path=['_static'], html_css_files=['site.css'], html_js_files=['site.js'],
-        html_copy_source=False, html_show_sourcelink=False, html_theme_options=dict(top_of_page_buttons=[]))
-    app = Sphinx(work/'source', None, work/'html', work/'doctrees', 'html', conf, warningiserror=True, status=None, freshenv=True)
+        html_copy_source=False, html_domain_indices=False, html_show_sourcelink=False, html_theme_options=dict(top_of_page_buttons=[]))
     def read(app, doctree):
         doc = app.env.docname
         if doc in notebooks or doc == 'index': mark_predictions(doctree); link_prose(doctree, doc, spellings, list(notebooks))
-    app.connect('doctree-read', read)
-    app.build()
+    def level(app, page, template, context, doctree):   # furo's captions say that they are headings, and not of which level
+        context['furo_navigation_tree'] = context.get('furo_navigation_tree', '').replace('role="heading"', 'role="heading" aria-level="2"')
+    with patch_docutils(), docutils_namespace():
+        app = Sphinx(work/'source', None, work/'html', work/'doctrees', 'html', conf, status=None, warning=sys.stderr, warningiserror=True, freshenv=True)
+        app.connect('doctree-read', read)
+        app.connect('html-page-context', level, priority=900)
+        app.build()
     if app.statuscode: raise SystemExit(f'Sphinx ended with status {app.statuscode}')
     shutil.rmtree(out, ignore_errors=True); shutil.move(work/'html', out)
     return app
