@@ -108,10 +108,10 @@ def link(kind, target, text):
     return addnodes.pending_xref('', nodes.inline(text, text), refdomain='std', reftype=kind, reftarget=target, refexplicit=True, refwarn=True)
 
 def link_prose(doctree, doc, spellings, stems):
-    "In a lesson's prose, the first use of each glossary term and every mention of another lesson become links."
+    "In a lesson's prose, the first use of each glossary term, and every mention of another lesson or of the README's sources, become links."
     by_lower = {s.lower(): (s, entry) for s, entry in spellings.items()}
     number = r'(?<=lesson )0\d\b|(?<=lessons )0\d\b|(?<=[,)] )0\d\b|(?<= and )0\d\b'
-    pattern = re.compile('|'.join([number] + [rf'\b{re.escape(s)}s?\b' for s in sorted(spellings, key=len, reverse=True)]), re.I)
+    pattern = re.compile('|'.join([number, '(?-i:README)'] + [rf'\b{re.escape(s)}s?\b' for s in sorted(spellings, key=len, reverse=True)]), re.I)
     linked = set()
     for node in list(doctree.findall(nodes.Text)):
         if any(isinstance(a, NOT_PROSE) for a in ancestors(node)): continue
@@ -120,6 +120,7 @@ def link_prose(doctree, doc, spellings, stems):
             if m[0].isdecimal():
                 target = next((s for s in stems if s.startswith(m[0]) and s != doc), None)
                 ref = target and link('doc', '/' + target, m[0])
+            elif m[0] == 'README': ref = link('doc', '/figures', m[0])
             else:
                 spelling, entry = by_lower.get(m[0].lower()) or by_lower[m[0].lower().removesuffix('s')]
                 ref = entry not in linked and link('term', spelling, m[0])
