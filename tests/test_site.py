@@ -232,7 +232,53 @@ def test_patched_methods_errors_and_examples(site):
 
 def test_errors_through_helpers():
     import initnotes.core as core
-    assert apidoc.errors(core.se_std, core) == ['InputError'] and apidoc.errors(core.Stats, core) == []
+    assert apidoc.errors(core.se_std) == [core.InputError] == apidoc.errors(core.rms_interval) and apidoc.errors(core.Stats.var.fget) == []
+    assert set(apidoc.errors(core.Ledger.check)) == {core.InputError, core.LedgerError}
+
+MODULE = '''
+from contextlib import contextmanager
+from dataclasses import dataclass
+import torch
+from torch import nn
+from fastcore.basics import patch
+from initnotes.core import InputError
+__all__ = ['Twice', 'Report', 'own_time', 'half', 'LIMIT']
+class Twice(nn.Module):
+    "Doubles."
+    hooks: list = []
+    def __init__(self,
+        n: int = 2,  # how often, at * most
+        **kwargs     # for `nn.Module`
+    ): super().__init__()
+    @classmethod
+    def make(cls): "Make one."; return cls()
+    @torch.no_grad()
+    def grow_(self, by=2.): "Grow in place."; return self
+@patch
+def shrink(self: Twice,
+    by: float # to what share
+) -> None: "Shrink."; raise InputError('no')
+@dataclass
+class Report:
+    "What was done."
+    name: str      # of the layer
+    std: float = 1.
+@contextmanager
+def own_time(seconds: float # at most
+): "Waits."; yield
+half = lambda x: x/2
+LIMIT = 3.4e38  # of float32
+'''
+
+def test_library_page_of_any_code(tmp_path, monkeypatch):
+    (tmp_path/'oddities.py').write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    import oddities as m
+    said = apidoc.klass(m.Twice, 'Twice') + apidoc.klass(m.Report, 'Report') + apidoc.function(m.own_time, 'own_time') + apidoc.constant('half', m) + apidoc.constant('LIMIT', m)
+    for line in ('{py:class} Twice(n=2, **kwargs)', 'Kind of `Module`.', r':param n: how often, at \* most', '{py:method} make()', '{py:method} grow_(by=2.0)', '{py:method} shrink(by) -> None',
+                 ':param by: to what share', ':raises ~initnotes.core.InputError: Bad input', '{py:class} Report(name, std=1.0)', ':param name: of the layer', '{py:function} own_time(seconds)',
+                 ':value: lambda x: x/2', ':value: 3.4e38\n\nof float32'): assert line in said, (line, said)
+    assert 'param hooks' not in said
 
 def test_overview_has_every_public_name(site):
     import initnotes
