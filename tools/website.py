@@ -30,11 +30,7 @@ def directives(cell): return {m[1]: m[2] for m in DIRECTIVE.finditer(source(cell
 
 def markdown(text):
     "A cell as MyST wants it: a displayed formula is a paragraph of its own."
-    return nbformat.v4.new_markdown_cell(anchored(re.sub(r'(?<!\n)\n(?=\$\$.+\$\$$)', '\n\n', text, flags=re.M)))
-
-def anchored(text):
-    "A link to `references.bib#KEY`, which opens the file in JupyterLab, leads to the entry's anchor."
-    return re.sub(r'\]\(references\.bib#(\w+)\)', lambda m: f'](#{m[1].lower()})', text)
+    return nbformat.v4.new_markdown_cell(re.sub(r'(?<!\n)\n(?=\$\$.+\$\$$)', '\n\n', text, flags=re.M))
 
 def code_cell(cell, in_solution):
     "The cell as it is shown: directives become tags, a figure's alternative text goes where myst-nb looks for it."
@@ -56,12 +52,12 @@ def fold_solutions(text, is_open):
         out.append(line)
     return '\n'.join(out), is_open
 
-def lesson(stem, nb):
+def lesson(stem, nb, bib):
     "The notebook as Sphinx shall see it: no hidden cell, no directive line, solutions folded, a line of links below its question."
     cells, in_solution = [], False
     for c in nb['cells']:
         if c['cell_type'] == 'markdown':
-            text = source(c)
+            text = anchored(source(c), bib)
             if in_solution or '\n## Solutions' in '\n' + text: text, in_solution = fold_solutions(text, in_solution)
             cells.append(markdown(text))
         elif not {'hide', 'default_exp'} & directives(c).keys(): cells.append(code_cell(c, in_solution))
@@ -90,7 +86,14 @@ def reference(key, e):
     parts = [who, f"*{e['title']}*", where, e.get('year'), f"[arXiv {e['eprint']}](https://arxiv.org/abs/{e['eprint']})" if 'eprint' in e else '']
     return f'({key.lower()})=\n' + '. '.join(p for p in parts if p).replace('--', '–') + '.\n'
 
-def cited(nb): return [key for c in nb['cells'] if c['cell_type'] == 'markdown' for key in re.findall(r'\]\(references\.bib#(\w+)\)', source(c))]
+def citations(text, bib):
+    "Text in which a link to an arXiv page is one to the entry of that number: `](references.bib#KEY)`, which JupyterLab can open."
+    keys = {e['eprint']: key for key, e in bib.items() if 'eprint' in e}
+    return re.sub(r'\]\(https://arxiv\.org/abs/([\d.]+)\)', lambda m: f'](references.bib#{keys[m[1]]})' if m[1] in keys else m[0], text)
+
+def anchored(text, bib): return re.sub(r'\]\(references\.bib#(\w+)\)', lambda m: f'](#{m[1].lower()})', citations(text, bib))
+
+def cited(nb, bib): return [key for c in nb['cells'] if c['cell_type'] == 'markdown' for key in re.findall(r'\]\(references\.bib#(\w+)\)', citations(source(c), bib))]
 
 def terms(glossary):
     "Every spelling of the glossary, with the first spelling of its entry."
@@ -140,10 +143,10 @@ def tree(name, docs): return f'```{{toctree}}\n:hidden:\n:caption: {name}\n\n' +
 def write_sources(src, root):
     "Everything that Sphinx reads, into the folder `src`."
     nbs = root/'nbs'
-    notebooks = readme.read_notebooks(nbs)
+    notebooks, bib = readme.read_notebooks(nbs), bibliography((nbs/'references.bib').read_text(encoding='utf-8'))
     (src/'api').mkdir(parents=True); (src/'_static').mkdir()
     for stem, nb in {**notebooks, 'index': json.loads((nbs/'index.ipynb').read_text(encoding='utf-8'))}.items():
-        page = lesson(stem, nb)
+        page = lesson(stem, nb, bib)
         if stem == 'index':
             page['cells'].append(markdown(tree('The course', notebooks) + tree('The library', ['api/index', *(f'api/{module_of(n)}' for n in notebooks.values())])
                                           + tree('To look up', ['figures', 'glossary', 'references', 'genindex'])))
@@ -152,9 +155,8 @@ def write_sources(src, root):
     for stem, nb in notebooks.items(): (src/'api'/f'{module_of(nb)}.md').write_text(apidoc.page(stem, nb), encoding='utf-8')
     (src/'api'/'index.md').write_text('# The library\n\n' + apidoc.overview(notebooks), encoding='utf-8')
     (src/'figures.md').write_text(readme.figures_page(notebooks), encoding='utf-8')
-    bib = bibliography((nbs/'references.bib').read_text(encoding='utf-8'))
     (src/'references.md').write_text('# References\n\n' + '\n'.join(reference(k, e) for k, e in bib.items()), encoding='utf-8')
-    (src/'glossary.md').write_text(anchored((nbs/'glossary.md').read_text(encoding='utf-8')), encoding='utf-8')
+    (src/'glossary.md').write_text(anchored((nbs/'glossary.md').read_text(encoding='utf-8'), bib), encoding='utf-8')
     shutil.copytree(nbs/'images', src/'images')
     for f in (ROOT/'tools'/'static').iterdir(): shutil.copy(f, src/'_static')
     shutil.copy(find_spec('sphinx-mathjax-offline').submodule_search_locations[0] + '/static/mathjax/tex-svg.js', src/'_static')
