@@ -26,3 +26,11 @@ def write_notebook(path, *cells):
                                   metadata={'kernelspec': dict(name='python3', display_name='python3', language='python')})
     nbformat.write(nb, path)
     return path
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory):
+    "The site, built from the notebooks as they are."
+    import website
+    tmp = tmp_path_factory.mktemp('site')
+    website.build(tmp/'_site', work=tmp/'work')
+    return tmp/'_site'

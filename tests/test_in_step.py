@@ -65,3 +65,12 @@ def test_all_has_every_module():
     modules = {instep.module_of(json.loads(p.read_text())) for p in (ROOT/'nbs').glob('[0-9]*.ipynb')}
     text = (ROOT/'initnotes'/'all.py').read_text()
     assert all(f'from .{m} import *' in text for m in modules)
+
+def test_only_numbered_notebooks_export():
+    for p in (ROOT/'nbs').glob('*.ipynb'): assert bool(instep.module_of(json.loads(p.read_text(encoding='utf-8')))) == p.name[0].isdigit(), p.name
+
+def test_alternative_text_is_a_directive(copy):
+    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| fig-alt: A line that rises, and why: not at all\n', 'x = 1']))
+    assert not any('directive' in p or 'pipe' in p for p in instep.problems(copy))
+    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| fig-atl: A line\n', 'x = 1']))
+    found(copy, '00_core.ipynb', 'fig-atl')

@@ -18,7 +18,7 @@ def python(code, **env):
 def wheel(tmp_path_factory):
     "The wheel, built offline from a copy, and where it is unpacked."
     tmp = tmp_path_factory.mktemp('wheel')
-    shutil.copytree(ROOT, tmp/'src', ignore=shutil.ignore_patterns('.*', '_build', 'nbs', 'tests', '__pycache__'))
+    shutil.copytree(ROOT, tmp/'src', ignore=shutil.ignore_patterns('.*', '_build', '_site', 'nbs', 'tests', '__pycache__'))
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-index', '--no-build-isolation', '-w', tmp, tmp/'src'], check=True)
     path, = tmp.glob('*.whl')
     zipfile.ZipFile(path).extractall(tmp/'unpacked')

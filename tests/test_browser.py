@@ -1,0 +1,144 @@
+"""A real browser opens every page of the site from the disk, in both themes, and one lesson in JupyterLab.
+
+It is a chromium or chrome that is installed; where there is none, all of this is skipped. Pictures of every page are kept
+in _build/screenshots: look at them."""
+import json, os, re, shutil, subprocess, sys, time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+import readme
+from conftest import ROOT, write_notebook
+from instep import source
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'))), None)
+pytestmark = [pytest.mark.skipif(not CHROMIUM, reason='no chromium or chrome is installed: the site was not opened in a browser'),
+              pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
+AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
+PAGES = [f'{stem}.html' for stem in readme.read_notebooks()] + ['index.html', 'figures.html', 'glossary.html', 'references.html', 'genindex.html', 'search.html', 'api/index.html'] + [
+    f'api/{readme.module_of(nb)}.html' for nb in readme.read_notebooks().values()]
+SCREENS = {'wide': dict(width=1280, height=900), 'phone': dict(width=390, height=844)}
+
+@pytest.fixture(scope='module')
+def browser():
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        yield browser
+        browser.close()
+
+def open_page(browser, url, theme='light', screen='wide'):
+    "The page, laid out and with its formulas; and a list to which it adds what it complains of and what it asks of other machines."
+    page, complaints = browser.new_page(color_scheme=theme, viewport=SCREENS[screen]), []
+    page.on('console', lambda m: complaints.append(f'console {m.type}: {m.text}') if m.type in ('error', 'warning') else None)
+    page.on('pageerror', lambda e: complaints.append(f'error: {e}'))
+    page.on('request', lambda r: None if re.match('file:|data:|blob:|about:', r.url) else complaints.append(f'request to {r.url}'))
+    page.goto(url)
+    page.add_style_tag(content='* { animation: none !important; transition: none !important; }')
+    page.evaluate('window.MathJax?.startup?.promise')
+    return page, complaints
+
+FORMULAS = """[...document.querySelectorAll('.math')].filter(m => !m.querySelector('mjx-container')
+  || m.querySelector('mjx-merror, [data-mjx-error], [data-mml-node=merror], [fill=red]')).map(m => m.textContent.slice(0, 80) || m.innerHTML.slice(0, 300))"""
+# Of the spans of a kind that stand on the same ground one is enough: a page has thousands.
+THIN = """() => { const seen = new Set(); document.querySelectorAll('details').forEach(d => d.open = true);
+  for (const s of document.querySelectorAll('.highlight span')) {
+    const key = s.className + getComputedStyle(s.closest('.highlight')).backgroundColor + s.closest('div.cell, dl, section').className;
+    if (seen.has(key)) s.replaceWith(...s.childNodes); else seen.add(key) } }"""
+
+def barriers(page):
+    "What axe finds wrong with the page for readers who see, hear or move otherwise; contrast, for one."
+    page.evaluate(THIN)
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa']})")
+    return [f"{v['id']}: {n['html'][:120]} {n['failureSummary'][:300]}" for v in found['violations'] for n in v['nodes']]
+
+@pytest.mark.parametrize('theme', ['light', 'dark'])
+@pytest.mark.parametrize('name', PAGES)
+def test_page(site, browser, name, theme):
+    page, complaints = open_page(browser, (site/name).as_uri(), theme)
+    assert page.evaluate(FORMULAS) == []
+    shots = ROOT/'_build'/'screenshots'
+    shots.mkdir(parents=True, exist_ok=True)
+    for screen, size in SCREENS.items():
+        page.set_viewport_size(size)
+        assert page.evaluate('document.documentElement.scrollWidth <= innerWidth'), f'wider than a {screen} screen'
+        page.screenshot(path=shots/f"{name.removesuffix('.html').replace('/', '-')}-{screen}-{theme}.jpg", type='jpeg', quality=60, full_page=True)
+    page.set_viewport_size(SCREENS['wide'])
+    assert barriers(page) == [] and complaints == []
+    page.close()
+
+def test_every_page_is_opened(site): assert sorted(PAGES) == sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html'))
+
+def test_search_finds(site, browser):
+    page, complaints = open_page(browser, (site/'index.html').as_uri())
+    page.fill('.sidebar-search', 'LSUV'); page.press('.sidebar-search', 'Enter')
+    page.wait_for_selector('#search-results li a')
+    page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('found')")
+    hits = page.eval_on_selector_all('#search-results li a', 'links => links.map(a => a.getAttribute("href"))')
+    said = [p.stem for p in sorted((ROOT/'nbs').glob('*.ipynb')) if any('LSUV' in source(c) for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')]
+    assert said and all(any(h.startswith(f'{stem}.html') for h in hits) for stem in said) and complaints == []
+    page.goto((site/'search.html').as_uri() + '?q=nosuchwordatall')
+    page.wait_for_function("document.querySelector('.search-summary, #search-results p')?.textContent.match(/did not match|no .*results|0 /i)")
+    page.close()
+
+@pytest.mark.parametrize('old, new, said', [
+    (r'<article[^>]*>', r'\g<0><p class="math">\\(\\frac{1\\)</p>', 'frac'), (r'<article[^>]*>', r'\g<0><p class="math">\\(\\nosuchmacro\\)</p>', 'nosuchmacro'),
+    (r'<article[^>]*>', r'\g<0><p style="color: #999; background: #fff">faint</p>', 'color-contrast'), (r'<article[^>]*>', r'\g<0><script>undefined.x</script>', 'Cannot read'),
+    (r'<article[^>]*>', r'\g<0><img src="http://127.0.0.1:9/x.png" alt="x">', 'request to http://127.0.0.1:9'), (r'<article[^>]*>', r'\g<0><div style="width: 3000px">.</div>', 'wide')])
+def test_planted_faults_are_seen(site, browser, tmp_path, old, new, said):
+    shutil.copytree(site, tmp_path/'s')
+    path = tmp_path/'s'/'01_data.html'
+    text = path.read_text(encoding='utf-8')
+    path.write_text(re.sub(old, new, text, count=1), encoding='utf-8')
+    page, complaints = open_page(browser, path.as_uri())
+    wide = [] if page.evaluate('document.documentElement.scrollWidth <= innerWidth') else ['wide']
+    found = page.evaluate(FORMULAS) + wide + (barriers(page) if 'contrast' in said else []) + complaints
+    assert any(said in f for f in found), found
+    page.close()
+
+# ---- JupyterLab ------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    "Where a JupyterLab serves a copy of the notebooks, and where that copy lies."
+    tmp = tmp_path_factory.mktemp('lab')
+    shutil.copytree(ROOT/'nbs', tmp/'nbs')
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT/'tools'/'offline'), str(ROOT)]), 'OMP_NUM_THREADS': '1', 'JUPYTER_RUNTIME_DIR': str(tmp/'run'),
+           'JUPYTER_CONFIG_DIR': str(tmp/'config'), 'JUPYTER_DATA_DIR': str(tmp/'data'), 'JUPYTERLAB_SETTINGS_DIR': str(tmp/'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(tmp/'spaces'), 'IPYTHONDIR': str(tmp/'ipython')}
+    with open(tmp/'log', 'w') as log:
+        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--expose-app-in-browser', '--port=0', '--ip=127.0.0.1', '--ServerApp.token=', '--ServerApp.password=', '--allow-root',
+                                   f'--ServerApp.root_dir={tmp/"nbs"}', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'], env=env, stdout=log, stderr=log)
+    for _ in range(300):
+        if found := list((tmp/'run').glob('jpserver-*.json')): break
+        assert server.poll() is None, (tmp/'log').read_text()
+        time.sleep(.2)
+    yield json.loads(found[0].read_text())['url'] + 'lab/tree/', tmp/'nbs'
+    server.terminate(); server.wait(20)
+
+CELLS = "[...jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code')"
+ERRORS = "flatMap(c => c.outputs.toJSON().filter(o => o.output_type == 'error' || o.name == 'stderr'))"
+
+def run_all(browser, url):
+    "Opens a notebook and runs all its cells; how many ran, and their errors."
+    page = browser.new_page(viewport=SCREENS['wide'])
+    page.goto(url)
+    page.wait_for_function('window.jupyterapp?.shell?.currentWidget?.content?.model?.cells?.length > 1', timeout=60_000)
+    page.evaluate('jupyterapp.shell.currentWidget.context.ready.then(() => jupyterapp.shell.currentWidget.sessionContext.ready)')
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(f"{CELLS}.every(c => c.executionCount) || {CELLS}.{ERRORS}.length", timeout=60_000)
+    page.screenshot(path=ROOT/'_build'/'screenshots'/f'lab-{url.rpartition("/")[2].partition(".")[0]}.png')
+    ran, errors = page.evaluate(f'{CELLS}.filter(c => c.executionCount).length'), page.evaluate(f'{CELLS}.{ERRORS}')
+    page.close()
+    return ran, errors
+
+def test_lab_runs_a_lesson(lab, browser):
+    url, folder = lab
+    code = [c for c in json.loads((folder/'00_core.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    assert run_all(browser, url + '00_core.ipynb?reset') == (len(code), [])
+
+def test_lab_shows_an_error(lab, browser):
+    url, folder = lab
+    write_notebook(folder/'bad.ipynb', 'x = 1', 'x/0')
+    assert [e['ename'] for e in run_all(browser, url + 'bad.ipynb?reset')[1]] == ['ZeroDivisionError']
