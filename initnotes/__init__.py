@@ -9,6 +9,7 @@ from .kaiming import (Fans, InitReport, calculate_gain, fans, gain, init_, kaimi
 from .training import (AvgStats, BatchTransform, Callback, CancelBatch, CancelEpoch, CancelFit, DeviceCallback, DivergedError, Learner, LRFinder,
                        Progress, Recorder, TensorLoader, accuracy)
 from .hooks import ActivationStats, Hook, Hooks, find_modules
+from .lsuv import ConvLayer, GeneralReLU, LsuvError, LsuvReport, lsuv_, lsuv_kinds
 
 __all__ = ['InputError', 'Stats', 'set_seed', 'stats', 'DataError', 'Mnist', 'mnist', 'normalize', 'normalize_to', 'read_idx',
            'four_conv_net', 'leaky_gain', 'torch_default_std', 'Fans', 'InitReport', 'calculate_gain', 'fans', 'gain', 'init_',
@@ -16,4 +17,5 @@ __all__ = ['InputError', 'Stats', 'set_seed', 'stats', 'DataError', 'Mnist', 'mn
            'variance_scaling_', 'xavier_normal_', 'xavier_uniform_',
            'AvgStats', 'BatchTransform', 'Callback', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'DeviceCallback', 'DivergedError', 'Learner',
            'LRFinder', 'Progress', 'Recorder', 'TensorLoader', 'accuracy',
-           'ActivationStats', 'Hook', 'Hooks', 'find_modules']
+           'ActivationStats', 'Hook', 'Hooks', 'find_modules',
+           'ConvLayer', 'GeneralReLU', 'LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds']

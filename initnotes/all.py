@@ -6,3 +6,4 @@ from .why_sqrt5 import *
 from .kaiming import *
 from .training import *
 from .hooks import *
+from .lsuv import *
