@@ -1,7 +1,7 @@
 """lsuv_ on plain 3×3 conv nets (16 channels, 28×28, batch 32, one thread): against a bare forward, the textbook loop and lsuv 0.3.0.
 
 With --readme the table goes into the README's block `lsuv` as well."""
-import copy, ctypes, functools, sys, time
+import copy, ctypes, functools, re, sys, time
 from pathlib import Path
 
 sys.path = [p for p in sys.path if Path(p or '.').resolve() != Path(__file__).resolve().parent] + [str(Path(__file__).resolve().parent)]  # `lsuv` is not this file
@@ -78,8 +78,7 @@ table = '\n'.join(['| layers | against one forward | largest \\|std − 1\\| | f
                    '|---|---|---|---|---|---|---|', *('| ' + ' | '.join(r) + ' |' for r in rows)])
 print(table)
 if '--readme' in sys.argv:
-    root = Path(__file__).resolve().parent.parent.parent
-    sys.path.insert(0, str(root/'tools'))
-    from readme import renew
-    readme = root/'README.md'
-    readme.write_text(renew(readme.read_text(encoding='utf-8'), 'lsuv', table), encoding='utf-8')
+    readme = Path(__file__).resolve().parent.parent.parent/'README.md'
+    text, n = re.subn(r'(<!-- begin lsuv -->\n).*?(<!-- end lsuv -->)', lambda m: f'{m[1]}\n{table}\n\n{m[2]}', readme.read_text(encoding='utf-8'), flags=re.S)
+    if n != 1: raise SystemExit('README.md: expected one block <!-- begin lsuv --> … <!-- end lsuv -->')
+    readme.write_text(text, encoding='utf-8')
