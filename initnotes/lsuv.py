@@ -118,7 +118,7 @@ def _gather(numbers, device, group):
 # %% ../nbs/07_lsuv.ipynb #d31b5db2
 lsuv_kinds = {nn.Linear: ('weight', 'bias'), **{c: ('weight', 'bias') for c in _CONV + _TRANSPOSED},
               nn.MultiheadAttention: ('out_proj.weight', 'out_proj.bias'),
-              'transformers.pytorch_utils.Conv1D': ('weight', 'bias')}
+              'transformers.pytorch_utils.Conv1D': ('weight', 'bias')}  # for a class, or its full name: the parameters that scale its output and that are added to it
 
 # %% ../nbs/07_lsuv.ipynb #81662def
 #| code-fold: true

@@ -97,9 +97,16 @@ def example(name, nb):
         if re.search(r'^#\|\s*export', src, re.M): exported |= bool(re.search(rf'\b(def|class) {name}\b|^{name} *=', code, re.M))
         elif exported and any(getattr(n, 'id', None) == name for n in ast.walk(ast.parse(code))): return code
 
+def assigned(name, mod):
+    "The value of a constant as its source says it, and the comment behind it."
+    code = inspect.getsource(mod)
+    node = next(n for n in ast.parse(code).body if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', None) == name)
+    behind = code.splitlines()[node.end_lineno - 1].partition('  # ')[2]
+    return ' '.join(ast.get_source_segment(code, node.value).split()), behind
+
 def constant(name, mod):
-    value, _, comment = re.search(rf'^{name} *= *(.*)$', inspect.getsource(mod), re.M)[1].partition('  # ')
-    return directive('py:data', name, [f':value: {value.strip()}', '', plain(comment)])
+    value, comment = assigned(name, mod)
+    return directive('py:data', name, [f':value: {value}', '', plain(comment)])
 
 def page(stem, nb):
     "The Markdown page of the module that the notebook `stem` exports."
@@ -115,13 +122,14 @@ def page(stem, nb):
 def overview(notebooks):
     "The library in one table: what `import initnotes as ini` offers of these notebooks' modules, and of PyTorch."
     import initnotes
-    modules = {f'initnotes.{module_of(nb)}' for nb in notebooks.values()}
+    modules = {m: importlib.import_module(m) for m in (f'initnotes.{module_of(nb)}' for nb in notebooks.values())}
     rows = ['| `ini.` | what it does | module |', '|---|---|---|']
     for name in initnotes.__all__:
         x = getattr(initnotes, name)
-        ours = x.__module__.startswith('initnotes')
-        if ours and x.__module__ not in modules: continue
-        summary = inspect.cleandoc(x.__doc__).splitlines()[0]
-        rows.append(f"| {{py:obj}}`{name} <{x.__module__}.{name}>` | {md(summary)} | {{doc}}`{x.__module__.partition('.')[2]}` |" if ours
+        home = getattr(x, '__module__', None) or next((m for m, mod in modules.items() if name in mod.__all__), 'initnotes.')   # a constant does not say
+        ours = home.startswith('initnotes')
+        if ours and home not in modules: continue
+        summary = inspect.cleandoc(x.__doc__).splitlines()[0] if hasattr(x, '__module__') else assigned(name, modules[home])[1]
+        rows.append(f"| {{py:obj}}`{name} <{home}.{name}>` | {md(summary)} | {{doc}}`{home.partition('.')[2]}` |" if ours
                     else f'| `{name}` | {md(summary)} | PyTorch’s own |')
     return '\n'.join(rows)
