@@ -15,7 +15,7 @@ def generated(root):
 def out_of_step(root):
     with tempfile.TemporaryDirectory() as tmp:
         copy = Path(tmp)/'copy'
-        shutil.copytree(root, copy, ignore=lambda d, names: {n for n in names if n.startswith(('.', '_build')) or n in ('_mnist', '__pycache__', 'tests')})
+        shutil.copytree(root, copy, ignore=lambda d, names: {n for n in names if n.startswith(('.', '_build', '_site')) or n in ('_mnist', '__pycache__', 'tests')})
         for f in generated(copy): f.unlink()
         for command in ('nbdev_export', 'nbdev_clean'):
             done = subprocess.run([BIN/command], cwd=copy, capture_output=True, text=True)
@@ -26,7 +26,7 @@ def out_of_step(root):
                 yield (f'{f}: no notebook exports it' if b is None else f'{f}: missing' if a is None
                        else f'{f}: not as nbdev_clean leaves it' if f.suffix == '.ipynb' else f'{f}: not what the notebooks export') + '; run `make store`'
 
-DIRECTIVES = 'export|exporti|exports|hide|default_exp|eval|label|code-fold|output_tol|notest'
+DIRECTIVES = 'export|exporti|exports|hide|default_exp|eval|label|fig-alt|code-fold|output_tol|notest'
 
 def source(cell): return ''.join(cell['source'])
 
