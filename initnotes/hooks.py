@@ -590,7 +590,7 @@ def plot_grads(self: ActivationStats):
     _legend(axes[0])
     return axes
 
-# %% ../nbs/06_hooks.ipynb #2f418c51
+# %% ../nbs/06_hooks.ipynb #974df2ee
 #| code-fold: true
 @patch
 def plot_dead(self: ActivationStats):
@@ -633,6 +633,6 @@ def plot_histograms(self: ActivationStats,
         ends = torch.cat([at, at[-1:] + (at[-1:] - at[-2:-1] if len(at) > 1 else 1)])
         ax.pcolormesh(ends.numpy(), edges[low:high + 1].numpy(), counts[:, low:high].T.log1p().numpy(), cmap='gray_r', rasterized=True)
         ax.set_title(name, fontsize=9); ax.grid(False)
-    for ax in axes[-1]: ax.set_xlabel('step')
+    for ax in axes.flat[max(0, len(shown) - columns):len(shown)]: ax.set_xlabel('step'); ax.tick_params(labelbottom=True)
     for ax in axes[:, 0]: ax.set_ylabel('activation')
     return axes
