@@ -29,20 +29,21 @@ def _tensor(out):
     elif not isinstance(out, (tuple, list)): return None
     return next((t for t in map(_tensor, out) if t is not None), None)
 
-# %% ../nbs/06_hooks.ipynb #b362954c
+# %% ../nbs/06_hooks.ipynb #c9a9e706
 class Hook(_Called):
     """Calls `f(hook, module, inputs, output)` after every forward pass of a module, until it is removed; as a context manager, in any case.
 
     With `backward=True` it calls `f(hook, module, gradient)` when the gradient of the loss with respect to the module's output (to its first
-    floating-point tensor) arrives. What `f` returns is ignored: a hook looks on. `calls` counts the forward passes seen."""
+    floating-point tensor) arrives: call `backward()` inside the block. What `f` returns is ignored: a hook looks on. `calls` counts the
+    forward passes seen. A second `with` puts a removed hook on again."""
     def __init__(self,
         module: nn.Module,
         f,                     # keep what it needs as attributes of the hook, its first argument
         backward: bool = False # on the gradient's way back
     ):
         if not isinstance(module, nn.Module): raise InputError(f"Hook got {type(module).__name__}, expected a torch.nn.Module.")
-        self.module, self.f, self.backward, self.calls = module, f, backward, 0
-        self._handle = module.register_forward_hook(self, with_kwargs=True)
+        self.module, self.f, self.backward, self.calls, self._handle = module, f, backward, 0, None
+        self.__enter__()
 
     def __call__(self, module, args, kwargs, output):
         self.calls += 1
@@ -55,10 +56,12 @@ class Hook(_Called):
         "Take the hook off the module; a second time does nothing."
         if self._handle is not None: self._handle.remove()
         self._handle = None
-    def __enter__(self): return self
+    def __enter__(self):
+        if self._handle is None: self._handle = self.module.register_forward_hook(self, with_kwargs=True)
+        return self
     def __exit__(self, *_): self.remove()
 
-# %% ../nbs/06_hooks.ipynb #71fd97f1
+# %% ../nbs/06_hooks.ipynb #f6030b9f
 class Hooks:
     "One `Hook` for each of several modules, to iterate over and to index; all are removed together."
     def __init__(self,
@@ -76,45 +79,49 @@ class Hooks:
     def remove(self):
         "Take all of them off."
         for h in self.hooks: h.remove()
-    def __enter__(self): return self
+    def __enter__(self):
+        for h in self.hooks: h.__enter__()
+        return self
     def __exit__(self, *_): self.remove()
 
-# %% ../nbs/06_hooks.ipynb #3e48f619
+# %% ../nbs/06_hooks.ipynb #661c50ac
+def _wanted(where):
+    "What `where` chooses, as a predicate of a name and a module."
+    if where is None: return lambda name, m: not list(m.children())
+    if callable(where) and not isinstance(where, (type, nn.Module)): return lambda name, m: where(m)
+    each = where if isinstance(where, (list, tuple)) else [where]
+    if not all(isinstance(w, (type, str, nn.Module)) for w in each):
+        raise InputError(f"where is {where!r}, expected a module type, a name or a module, a list or tuple of these, or a predicate of a module.")
+    return lambda name, m: any(isinstance(m, w) if isinstance(w, type) else w == name if isinstance(w, str) else w is m for w in each)
+
 def find_modules(
     model: nn.Module,
-    where=None  # a module type or a tuple of types; a predicate of a module; a list of modules and names; None: every module without children
+    where=None  # a module type, a name or a module, a list or tuple of these; a predicate of a module; None: every module without children
 ) -> dict:      # name → module, in the order of registration; a module that has two names, under the first
     "Choose modules inside a model."
     if not isinstance(model, nn.Module): raise InputError(f"find_modules got {type(model).__name__}, expected a torch.nn.Module.")
-    named = {name or '(model)': m for name, m in model.named_modules()}
-    if where is None: found = {n: m for n, m in named.items() if not list(m.children())}
-    elif isinstance(where, (type, tuple)) and all(isinstance(t, type) for t in (where if isinstance(where, tuple) else [where])):
-        found = {n: m for n, m in named.items() if isinstance(m, where)}
-    elif callable(where) and not isinstance(where, nn.Module): found = {n: m for n, m in named.items() if where(m)}
-    elif isinstance(where, (list, tuple)):
-        unknown = [w for w in where if not (w in named if isinstance(w, str) else any(w is m for m in named.values()))]
-        if unknown: raise InputError(f"where names {unknown[0]!r}, which is not in the model, expected some of {', '.join(named)}.")
-        found = {n: m for n, m in named.items() if any(w is m or (isinstance(w, str) and w == n) for w in where)}
-    else: raise InputError(f"where is {where!r}, expected a module type, a tuple of types, a predicate, or a list of modules and names.")
+    wanted, named = _wanted(where), {name or '(model)': m for name, m in model.named_modules()}
+    for w in where if isinstance(where, (list, tuple)) else [where]:
+        if isinstance(w, (str, nn.Module)) and not any(w == name or w is m for name, m in named.items()):
+            raise InputError(f"where names {w!r}, which is not in the model, expected some of {', '.join(named)}.")
+    found = {name: m for name, m in named.items() if wanted(name, m)}
     if not found: raise InputError(f"where={where!r} matches no module, expected some of {', '.join(named)}.")
     return found
 
-# %% ../nbs/06_hooks.ipynb #b570e05e
-def _applied(module, x):
-    "What `module` makes of `x`, in eval mode and past its hooks."
-    mode, module.training = module.training, False
-    try: return module.forward(x)
-    finally: module.training = mode
+# %% ../nbs/06_hooks.ipynb #2aadc6e5
+def _twin(module):
+    "A copy in eval mode that shares the parameters: to ask it questions leaves the module itself as it is."
+    return copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())}).eval()
 
 def _slope(module, x):
-    "The derivative of an elementwise module at each element of `x`."
+    "The derivative of an elementwise module at each element of `x`, past its hooks."
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):   # what is saved here is no business of checkpointing
         x = x.detach().requires_grad_()
-        y = _applied(module, x.clone())                  # a clone, for it may work in place
+        y = module.forward(x.clone())                    # a clone, for it may work in place
         if not y.requires_grad: return torch.zeros_like(x)
         return torch.autograd.grad(y.sum(), x)[0]
 
-# %% ../nbs/06_hooks.ipynb #a5f3011f
+# %% ../nbs/06_hooks.ipynb #4533fe11
 #| code-fold: true
 _GRID = torch.cat([-torch.logspace(4, -3, 281), torch.zeros(1), torch.logspace(-3, 4, 281)])
 
@@ -125,61 +132,83 @@ def _probe(module, x, d):
     if any(p.ndim > 1 for p in module.parameters()): return None
     try:
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            f = copy.deepcopy(module)                    # it may count its calls
             z = _GRID.to(x).view(-1, *[1]*(x.ndim - 1))
             z = z.expand(-1, *(x.shape[i] if i == d else 1 for i in range(1, x.ndim))).contiguous()
             i = torch.arange(len(z), device=x.device).view(-1, *[1]*(x.ndim - 1))
             if x.ndim > 1: i = i + torch.arange(x.shape[d], device=x.device).view(_shaped(x, d))
             kept = (i % 2 == 0).expand_as(z)             # a chequerboard: change the other half of the elements
-            y, other = (_applied(f, v.clone()) for v in (z, torch.where(kept, z, z.roll(97, 0))))
+            y, other = (module.forward(v.clone()) for v in (z, torch.where(kept, z, z.roll(97, 0))))
             if y.shape != z.shape or not torch.equal(y[kept].nan_to_num(), other[kept].nan_to_num()): return None
-            s = _slope(f, z)
+            s = _slope(module, z)
     except Exception: return None                        # it does not take such an input: whatever it is, it is no activation
     if torch.equal(s.amax(0), s.amin(0)): return None
     flat = F.pad((s == 0).reshape(len(s), -1).all(1).int(), (1, 1)).diff().cpu()          # where a flat stretch of the grid begins, and has ended
     ends = _GRID.clone(); ends[0], ends[-1] = -math.inf, math.inf
     return s.nan_to_num(0, 0, 0).abs().max(), torch.stack([ends[(flat == 1).nonzero()[:, 0]], ends[(flat == -1).nonzero()[:, 0] - 1]]).to(x)
 
-# %% ../nbs/06_hooks.ipynb #dcc11fbc
+# %% ../nbs/06_hooks.ipynb #a75c2381
 #| code-fold: true
 def _unit_dim(x):
-    "Along which dimension of an activation's input `x` its units lie: the channels of a convolution, the features of a linear layer."
-    node = x.grad_fn if x.ndim > 2 else None
+    """Along which dimension of an activation's input `x` its units lie: the channels of a convolution, the features of a linear layer.
+
+    Followed through transpose, permute and reshape; where there is no graph to follow, dimension 1 of four or more, the last of two or three."""
+    if x.ndim < 2: return 1                              # a vector is a batch of one unit
+    node, path = x.grad_fn, []
     for _ in range(20):                                  # backwards through the graph, to what made it
         if node is None: break
-        if any(k in node.name() for k in ('Conv', 'BatchNorm', 'GroupNorm')): return 1
-        if any(k in node.name() for k in ('mm', 'Linear', 'LayerNorm')): return x.ndim - 1
+        path.append(node)
+        of = next((k for k in ('Conv', 'BatchNorm', 'GroupNorm', 'mm', 'Linear', 'LayerNorm') if k in node.name()), None)
+        if of:
+            shape = list(node._input_metadata[0].shape)  # of what this node returned
+            d = _followed(1 if of in ('Conv', 'BatchNorm', 'GroupNorm') else len(shape) - 1, shape, path[-2::-1])
+            if d is not None: return d
+            break
         node = next((f for f, _ in node.next_functions if f is not None), None)
     return 1 if x.ndim > 3 else x.ndim - 1
 
+def _followed(d, shape, path):
+    "Where dimension `d` of a tensor of this shape lies after the operations of `path`; None if it has been split or joined."
+    def dims(*ds): return [(i - 2**64 if i >= 2**63 else i) % len(shape) for i in ds]        # autograd keeps −1 as 2⁶⁴ − 1
+    for node in path:
+        new = list(node._input_metadata[0].shape)
+        if node.name().startswith('Transpose'): a, b = dims(node._saved_dim0, node._saved_dim1); d = {a: b, b: a}.get(d, d)
+        elif node.name().startswith('Permute'): d = dims(*node._saved_dims).index(d)
+        elif new != shape: d = next((e for e, n in enumerate(new) if n == shape[d] and math.prod(new[:e]) == math.prod(shape[:d])), None)
+        if d is None: return None
+        shape = new
+    return d
+
 def _over(extreme, x, d):
     "`extreme` (torch.amax or torch.amin) of each unit of `x`: along memory, for PyTorch is up to 70 times slower across it."
-    if x.ndim == 1: return x
     order = sorted(range(x.ndim), key=lambda i: -x.stride(i))
     if order[0] == d: return extreme(x.movedim(d, 0).flatten(1), 1)
     x = extreme(x.permute(order), 0)
     return extreme(x.movedim(order.index(d) - 1, -1).flatten(0, -2), 0) if x.ndim > 1 else x
 
 def _sample(x, most=2**13):
-    "About `most` elements of a batch: every so manieth item."
+    "About `most` elements of a batch: every n-th item."
     return x[::max(1, x.numel()//most)] if x.ndim else x[None]
 
-# %% ../nbs/06_hooks.ipynb #1f57d43a
+# %% ../nbs/06_hooks.ipynb #e3a021ac
 class ActivationStats(Callback):
     """Watches modules while a model trains: activations, gradients, dead units, updates, in constant memory.
 
     As a callback of a `Learner`, or around any loop: `with ActivationStats(model) as s:`, and `s.step()` after each `opt.step()`. What counts is
     what training sees: forward passes in training mode and with gradients enabled. Of a module that returns several tensors it watches the first.
-    An activation is a module without children that works on each element by itself, with a slope that varies: functions such as `F.relu` cannot be seen."""
+    An activation is a module without children that works on each element by itself, with a slope that is not the same everywhere; functions such as
+    `F.relu` cannot be seen. The units of an activation that runs several times in a pass are merged: dead is what is dead in each call (see `note` in
+    `table()`). Units are found by what made the input (`_unit_dim`); of a single vector they are merged, and behind frozen layers three dimensions
+    are taken as (batch, place, unit)."""
     def __init__(self,
         model: nn.Module = None, # None: the model of the `Learner`
         where=None,              # which modules, as for `find_modules`; None: all without children
         rows: int = 256,         # windows kept: when they are full, each two become one
-        sample: int = 5,         # histograms and saturation: at every so manieth step (once per window, when that is longer), of about 8,000 elements
+        sample: int = 5,         # histograms and saturation: at every n-th step (once per window, when that is longer), of about 8,000 elements
         bins: int = 128          # of a histogram
     ):
         for what, n, of in (('rows', rows, 2), ('sample', sample, 1), ('bins', bins, 4)):
             if not (isinstance(n, int) and n > 0 and n % of == 0): raise InputError(f"{what} is {n!r}, expected a whole number from 1 up" + (f', a multiple of {of}.' if of > 1 else '.'))
+        _wanted(where)                                   # may refuse
         self.model, self.where, self.rows, self.sample, self.bins, self._handles = None, where, rows, sample, bins, []
         if model is not None: self._prepare(model)
 
@@ -189,11 +218,13 @@ class ActivationStats(Callback):
     def __exit__(self, *_): self.remove()
     def before_fit(self, learn):
         if self.model is None: self._prepare(learn.model)
+        elif not any(m is self.model for m in learn.model.modules()):
+            raise InputError("this ActivationStats has watched another model, expected the same one, or a part of it: make a new ActivationStats for each model.")
         self.attach()
     def after_step(self, learn): self.step()
     def after_fit(self, learn): self.remove()
 
-# %% ../nbs/06_hooks.ipynb #9a9b7b6c
+# %% ../nbs/06_hooks.ipynb #1b83dde6
 #| code-fold: true
 @patch
 def _prepare(self: ActivationStats, model):
@@ -208,7 +239,7 @@ def _prepare(self: ActivationStats, model):
     def room(*shape): return torch.zeros(self.rows, *shape, dtype=self._dtype, device=self.device)
     self._sums, self._moves = room(len(self.watched), 2, 3), room(len(parameters), 2)   # n, Σx, Σx² of activations and gradients; Σ of squares of updates and weights
     self._hist = room(len(self.watched), self.bins)
-    self.model, self.steps, self.every, self._pending, self._samples = model, 0, 1, [], {}
+    self.model, self.passes, self.steps, self.every, self._pending, self._samples = model, 0, 0, 1, [], {}
     self._far = [True]*2*len(self.watched)               # is the mean far from 0, in stds? Then squares are taken about it
 
 @patch
@@ -216,6 +247,7 @@ def attach(self: ActivationStats) -> None:
     "Begin to watch; nothing happens if it has begun."
     if self._handles: return
     self._before = [p.detach().clone() for p in self._parameters]
+    self._handles.append(self.model.register_forward_pre_hook(_Pass(self)))
     for w in self.watched:
         self._handles += [w.module.register_forward_pre_hook(_Into(self, w), with_kwargs=True), w.module.register_forward_hook(_OutOf(self, w))]
 
@@ -225,8 +257,13 @@ def remove(self: ActivationStats) -> None:
     for h in self._handles: h.remove()
     self._handles = []
 
-# %% ../nbs/06_hooks.ipynb #acbf83d4
+# %% ../nbs/06_hooks.ipynb #5337ce83
 #| code-fold: true
+class _Pass(_Called):
+    "Before the whole model runs: count its passes, to tell whether a module runs several times in one."
+    def __init__(self, stats): self.stats = stats
+    def __call__(self, module, args): self.stats.passes += self.stats._counts()
+
 class _Into(_Called):
     "Before a module runs: what enters it, which it may change in place."
     def __init__(self, stats, watched): self.stats, self.w = stats, watched
@@ -254,7 +291,7 @@ class _OutOf(_Called):
         if self.stats._handles:
             with torch.no_grad(): self.stats._add(2*self.w.index + 1, gradient.detach())
 
-# %% ../nbs/06_hooks.ipynb #7817eef2
+# %% ../nbs/06_hooks.ipynb #fa5088b7
 #| code-fold: true
 @patch
 def _counts(self: ActivationStats): return torch.is_grad_enabled() and self.model.training
@@ -288,69 +325,77 @@ def _fold(self: ActivationStats):
         total = total + n*shift
         self._sums[self._row].view(-1, 3).index_add_(0, where, torch.stack([n, total, squares], 1))
         if self._sampling or self.device.type == 'cpu':  # on a GPU, to read is to wait: now and then only
-            for i, f in zip(index, (total**2/n > 100*(squares - total**2/n)).tolist()): self._far[i] = f
+            for i, f in zip(index, (total**2/n > 10*(squares - total**2/n)).tolist()): self._far[i] = f
 
-# %% ../nbs/06_hooks.ipynb #49eb9dd1
+# %% ../nbs/06_hooks.ipynb #f38e7da7
 #| code-fold: true
 class _Watched(_Called):
     "A module that is being watched: what is known of it, and, of an activation, its units by window."
     def __init__(self, index, name, module):
         self.index, self.name, self.module = index, name, module
         self.calls = self.passes = 0                     # forward passes; those that count
-        self.probed = self.steepest = self.flat = self.trouble = None
+        self.probed = self.dim = self.f = self.steepest = self.flat = self.trouble = None
         self.ends = self.alive = self.small = None       # by window: each unit's lowest and highest input; which are known to be alive; small slopes, and how many were asked
         self.reach = 0.                                  # of the histogram: ± a power of 2
 
     def recognise(self, x):
         "Find out whether the module is an activation, and of which kind."
-        self.probed, self.dim, self.own = True, _unit_dim(x), bool([*self.module.parameters(), *self.module.buffers()])
-        if list(self.module.children()) or not (found := _probe(self.module, x, self.dim)): return
+        self.probed, self.own = True, bool([*self.module.parameters(), *self.module.buffers()])
+        if list(self.module.children()): return
+        try: self.f = _twin(self.module)
+        except Exception: return                         # it cannot be copied
+        if not (found := _probe(self.f, x, self.dim)): return
         self.steepest, self.flat = found
         self.hard = self.own or self.flat.shape[1] > 1   # the extremes do not decide, or it may change
         self.high_decides = not self.hard and bool((self.flat[0] == -math.inf).all())
 
     def living(self, x, low, high):
         "Units with an input among `x` where the slope is not 0, when the extremes alone do not decide."
-        if x.ndim == 1: return _slope(self.module, x) != 0
         d, shape = self.dim, _shaped(x, self.dim)
         if self.own: some = torch.cat([low.view(shape), high.view(shape)])
         else: some = torch.cat([low[None], high[None], _sample(x).movedim(d, -1).flatten(0, -2)])
-        alive = _slope(self.module, some).abs().amax(0).flatten() != 0
+        alive = _slope(self.f, some).abs().amax(0).flatten() != 0
         if x.device.type == 'cpu' and alive.all(): return alive          # to ask would stall a GPU, but costs nothing here
         if x.device.type == 'cpu' and not self.own:
             dead = ((low[:, None] >= self.flat[0]) & (high[:, None] <= self.flat[1])).any(1)      # all in one flat stretch
             doubtful = (~alive & ~dead).nonzero()[:, 0]
-            if len(doubtful): alive[doubtful] = _over(torch.amax, _slope(self.module, x.index_select(d, doubtful)).abs(), d) != 0
+            if len(doubtful): alive[doubtful] = _over(torch.amax, _slope(self.f, x.index_select(d, doubtful)).abs(), d) != 0
             return alive
-        return alive | (_over(torch.amax, _slope(self.module, x).abs(), d) != 0)
+        return alive | (_over(torch.amax, _slope(self.f, x).abs(), d) != 0)
 
     def shares(self, rows, together=False):
-        "By window, or over all of them together: which units are dead, and which always negative though not dead."
+        "By window, or over all of them together: which units are dead, which always negative though not dead, and whether any input was seen."
         ends, alive = self.ends[rows], self.alive[rows]
         if together: ends, alive = torch.stack([ends[:, 0].amin(0), ends[:, 1].amax(0)]), alive.any(0)
-        if not self.hard: alive = (_slope(self.module, ends) != 0).any(-2)
-        return ~alive, alive & ~(ends.select(-2, 1) > 0)
+        if not self.hard: alive = (_slope(self.f, ends) != 0).any(-2)
+        low, high = ends.unbind(-2)
+        return ~alive, alive & ~(high > 0), ~(low > high).all(-1)        # ∞ and −∞: nothing was seen
 
-# %% ../nbs/06_hooks.ipynb #45db77c8
+# %% ../nbs/06_hooks.ipynb #25f91c8c
 #| code-fold: true
 @patch
 def _look(self: ActivationStats, w, x):
     "Note the extremes of each unit of the activation `w`; and where they do not decide, which units live."
+    if w.trouble or (w.probed and w.steepest is None): return
+    w.dim, x = _unit_dim(x), x.detach()
+    if x.ndim == 1: x = x[:, None]                       # a batch of one unit
+    elif w.dim == 0: w.dim, x = 1, x[None]               # one image, without a batch
     if not w.probed: w.recognise(x)
-    if w.steepest is None or w.trouble: return
-    x = x.detach()
+    if w.steepest is None: return
     high = _over(torch.amax, x, w.dim)
     low = high if w.high_decides else _over(torch.amin, x, w.dim)
     if w.ends is None:
         w.ends = torch.tensor([[math.inf], [-math.inf]], dtype=x.dtype, device=x.device).repeat(self.rows, 1, len(high))
         w.alive = torch.zeros(self.rows, len(high), dtype=torch.bool, device=x.device)
         w.small = torch.zeros(self.rows, 2, dtype=self._dtype, device=x.device)
-    if len(high) != w.ends.shape[2]: w.trouble = f'had {w.ends.shape[2]} units, then {len(high)}: no longer counted'; return
+    if len(high) != w.ends.shape[2]:
+        w.trouble = f'had {w.ends.shape[2]} units, then {len(high)}: not counted'
+        w.ends = w.alive = w.small = None; return        # what was counted is of no use either
     ends = w.ends[self._row]
     torch.minimum(ends[0], low, out=ends[0]); torch.maximum(ends[1], high, out=ends[1])
     if w.hard: w.alive[self._row] |= w.living(x, low, high)
     if self._sampling:
-        small = _slope(w.module, _sample(x)).abs() < .05*w.steepest
+        small = _slope(w.f, _sample(x)).abs() < .05*w.steepest
         w.small[self._row] += torch.stack([small.sum(), torch.tensor(small.numel(), device=x.device)])
 
 # %% ../nbs/06_hooks.ipynb #f3556798
@@ -400,7 +445,7 @@ def _thin(self: ActivationStats):
         halve(w.ends[:, 0], torch.amin, math.inf); halve(w.ends[:, 1], torch.amax, -math.inf)
     self.every *= 2
 
-# %% ../nbs/06_hooks.ipynb #49c08e9f
+# %% ../nbs/06_hooks.ipynb #de8a2f23
 #| code-fold: true
 @patch
 def _used(self: ActivationStats, last=None):
@@ -414,7 +459,7 @@ def _used(self: ActivationStats, last=None):
                          "and with gradients enabled, inside the with statement.")
     if last is None: return slice(0, end)
     if not (isinstance(last, int) and last > 0): raise InputError(f"last is {last!r}, expected a number of steps, from 1 up.")
-    return slice(max(0, end - -(-last//self.every)), end)
+    return slice(max(0, self.steps - last)//self.every, end)
 
 def _moments(sums):
     "Mean, unbiased std and rms from n, Σx and Σx² in the last dimension; nan where there is nothing."
@@ -422,7 +467,7 @@ def _moments(sums):
     mean = total/n
     return mean, ((squares/n - mean**2).clamp_min(0)*n/(n - 1)).sqrt(), (squares/n).sqrt()
 
-# %% ../nbs/06_hooks.ipynb #d4e20d08
+# %% ../nbs/06_hooks.ipynb #de6e8928
 #| code-fold: true
 @patch
 def history(self: ActivationStats) -> dict:  # name → tensor on the CPU, a row per window; a column per module of `names`, or per parameter of `parameters` for update_ratio
@@ -434,9 +479,8 @@ def history(self: ActivationStats) -> dict:  # name → tensor on the CPU, a row
     for k in ('dead', 'always_negative', 'saturated'): kept[k] = torch.full((n, len(self.watched)), math.nan, dtype=self._dtype)
     for w in self.watched:
         if w.ends is None: continue
-        seen = self._sums[used][:, w.index, 0, 0].cpu() > 0
-        for k, share in zip(('dead', 'always_negative'), w.shares(used)):
-            kept[k][:, w.index] = torch.where(seen, share.to('cpu', self._dtype).mean(1), math.nan)
+        *shares, seen = w.shares(used)
+        for k, share in zip(('dead', 'always_negative'), shares): kept[k][:, w.index] = torch.where(seen, share.to(self._dtype).mean(1), math.nan).cpu()
         kept['saturated'][:, w.index] = (w.small[used][:, 0]/w.small[used][:, 1]).cpu()
     moves = self._moves[used]
     kept['update_ratio'] = torch.where(moves[..., 1] > 0, (moves[..., 0]/moves[..., 1]).sqrt(), math.nan)
@@ -444,14 +488,16 @@ def history(self: ActivationStats) -> dict:  # name → tensor on the CPU, a row
 
 @patch
 def units(self: ActivationStats,
-    last: int = None  # over so many last steps; None: over all
+    last: int = None  # over so many last steps, rounded up to whole windows; None: over all
 ) -> dict:            # name of each activation → dict(units=how many, dead=[which], always_negative=[which])
     "Units with a slope of 0 for every input and position seen, and those that never had a positive input though their slope was not 0."
     used = self._used(last)
     found = {}
     for w in self.watched:
         if w.ends is None: continue
-        dead, negative = (v.nonzero()[:, 0].tolist() for v in w.shares(used, together=True))
+        *shares, seen = w.shares(used, together=True)
+        if not seen: continue
+        dead, negative = (v.nonzero()[:, 0].tolist() for v in shares)
         found[w.name] = dict(units=w.ends.shape[2], dead=dead, always_negative=negative)
     return found
 
@@ -464,11 +510,11 @@ def histogram(self: ActivationStats,
     w = self.watched[self.names.index(name)]
     return self._hist[self._used(), w.index].cpu(), torch.linspace(-(w.reach or 1.), w.reach or 1., self.bins + 1)
 
-# %% ../nbs/06_hooks.ipynb #4d8aa952
+# %% ../nbs/06_hooks.ipynb #f79735ea
 #| code-fold: true
 @patch
 def table(self: ActivationStats,
-    last: int = None  # over so many last steps; None: over all
+    last: int = None  # over so many last steps, rounded up to whole windows; None: over all
 ) -> list:            # a dict per module
     "What was seen of each module, and what was not."
     used, units = self._used(last), self.units(last)
@@ -490,7 +536,9 @@ def _note(self: ActivationStats, w):
     bad = ~self._sums[self._used(), w.index, 0].isfinite().all(-1)
     if bad.any(): return f'not finite from step {int(bad.nonzero()[0])*self.every} on'
     bad = ~self._sums[self._used(), w.index, 1].isfinite().all(-1)
-    return f'gradient not finite from step {int(bad.nonzero()[0])*self.every} on' if bad.any() else ''
+    if bad.any(): return f'gradient not finite from step {int(bad.nonzero()[0])*self.every} on'
+    if self.passes > 1 and not self.steps: return 'step() not called: all counts as one step'
+    return f'{w.passes/self.passes:.3g} calls in a pass, merged' if 0 < self.passes < w.passes else ''
 
 @patch
 def to_markdown(self: ActivationStats, last: int = None) -> str:
@@ -505,17 +553,19 @@ def __repr__(self: ActivationStats): return f"ActivationStats of {0 if self.mode
 @patch
 def _repr_markdown_(self: ActivationStats): return self.to_markdown() if self.model is not None and any(w.passes for w in self.watched) else repr(self)
 
-# %% ../nbs/06_hooks.ipynb #524c1d58
+# %% ../nbs/06_hooks.ipynb #3c03dae8
 #| code-fold: true
 def _panels(n, width):
     import matplotlib.pyplot as plt
-    return plt.subplots(1, n, figsize=(width, 2.9), squeeze=False)[1][0]
+    return plt.subplots(1, n, figsize=(width, 2.9), squeeze=False, layout='constrained')[1][0]
 
 def _lines(ax, steps, values, names, **labels):
-    "A line for each column that holds anything, from dark (the first) to light."
+    "A line for each column that holds anything, from dark (the first) to light; of many, the legend names every n-th."
     import matplotlib.pyplot as plt
     shown = [(n, v) for n, v in zip(names, values.T) if v.isfinite().any()]
-    for i, (n, v) in enumerate(shown): ax.plot(steps, v, color=plt.cm.viridis(.92*i/max(1, len(shown) - 1)), ls=('-', '--', '-.')[i % 3], lw=1.3, label=n)
+    every = -(-len(shown)//10)
+    for i, (n, v) in enumerate(shown):
+        ax.plot(steps, v, color=plt.cm.viridis(.92*i/max(1, len(shown) - 1)), ls=('-', '--', '-.')[i % 3], lw=1.3, label=None if i % every else n)
     if not (values > 0).any(): labels.pop('yscale', None)    # nothing that a logarithm could show
     ax.set(xlabel='step', **labels)
 
@@ -540,7 +590,7 @@ def plot_grads(self: ActivationStats):
     _legend(axes[0])
     return axes
 
-# %% ../nbs/06_hooks.ipynb #595bb4af
+# %% ../nbs/06_hooks.ipynb #974df2ee
 #| code-fold: true
 @patch
 def plot_dead(self: ActivationStats):
@@ -568,12 +618,12 @@ def plot_updates(self: ActivationStats,
 def plot_histograms(self: ActivationStats,
     names: list = None  # of modules; None: all that returned numbers
 ):
-    "For each module a picture: step to the right, activation upwards, the darker the more (log of the count); returns the axes."
+    "For each module a picture: step to the right, activation upwards, the darker the more (log of the count, to a scale of its own); returns the axes."
     import matplotlib.pyplot as plt
     steps, shown = self.history()['step'], [n for n in names or self.names if self.histogram(n)[0].any()]
     columns = max(1, min(3, len(shown)))
     rows = max(1, -(-len(shown)//columns))
-    axes = plt.subplots(rows, columns, figsize=(2.6*columns, 1.9*rows), squeeze=False, sharex=True)[1]
+    axes = plt.subplots(rows, columns, figsize=(2.6*columns, 1.9*rows), squeeze=False, sharex=True, layout='constrained')[1]
     for ax in axes.flat[len(shown):]: ax.set_axis_off()
     for name, ax in zip(shown, axes.flat):
         counts, edges = self.histogram(name)
@@ -583,5 +633,6 @@ def plot_histograms(self: ActivationStats,
         ends = torch.cat([at, at[-1:] + (at[-1:] - at[-2:-1] if len(at) > 1 else 1)])
         ax.pcolormesh(ends.numpy(), edges[low:high + 1].numpy(), counts[:, low:high].T.log1p().numpy(), cmap='gray_r', rasterized=True)
         ax.set_title(name, fontsize=9); ax.grid(False)
-    for ax in axes[-1]: ax.set_xlabel('step')
+    for ax in axes.flat[max(0, len(shown) - columns):len(shown)]: ax.set_xlabel('step'); ax.tick_params(labelbottom=True)
+    for ax in axes[:, 0]: ax.set_ylabel('activation')
     return axes

@@ -112,7 +112,7 @@ def test_find_modules():
     twice = nn.Sequential(m[0], m[1], m[1])
     assert list(find_modules(twice)) == ['0', '1']
 
-@pytest.mark.parametrize('where, says', [(nn.LSTM, 'matches no module'), (['7'], "'7', which is not in the model"), ([nn.ReLU()], 'not in the model'), (3, 'expected a module type'), ('0', 'expected a module type'), ([], 'matches no module')])
+@pytest.mark.parametrize('where, says', [(nn.LSTM, 'matches no module'), (['7'], "'7', which is not in the model"), ([nn.ReLU()], 'not in the model'), (3, 'expected a module type'), ({'0': 1}, 'expected a module type'), ([], 'matches no module')])
 def test_find_modules_refuses(where, says):
     with pytest.raises(InputError, match=says): find_modules(small(), where)
 
@@ -433,7 +433,7 @@ def test_gradient_that_is_not_finite():
 
 def test_number_of_units_that_changes_is_said():
     s = watch(nn.ReLU(), torch.randn(2, 3, requires_grad=True), torch.randn(2, 4, requires_grad=True))
-    assert s.table()[0]['note'] == 'had 3 units, then 4: no longer counted' and s.table()[0]['passes'] == 2
+    assert s.table()[0]['note'] == 'had 3 units, then 4: not counted' and s.table()[0]['passes'] == 2
 
 def test_empty_and_integer_batches():
     m = nn.Sequential(nn.Embedding(5, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -514,4 +514,133 @@ def test_plots_draw_what_is_there():
         assert len(s.plot_dead()[0].get_lines()) == 2 and len(s.plot_updates()[0].get_lines()) == 4
         assert s.plot_histograms(['0', '1']).shape == (1, 2) and len(s.plot_updates(vectors=True)[0].get_lines()) == 7
         plt.gcf().canvas.draw()
+    plt.close('all')
+
+# ---- found by readers ------------------------------------------------------------------------
+
+class Residual(nn.Module):
+    "One ReLU in two places, as in torchvision."
+    def __init__(self, out=8): super().__init__(); self.c1, self.c2, self.relu = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, out, 3, padding=1), nn.ReLU(inplace=True)
+    def forward(self, x): y = self.c2(self.relu(self.c1(x))); return self.relu(y + x if y.shape == x.shape else y)
+
+def test_a_vector_is_a_batch_of_one_unit():
+    class Classifier(nn.Module):
+        def __init__(self): super().__init__(); self.fc, self.act = nn.Linear(5, 1), nn.Sigmoid()
+        def forward(self, x): return self.act(self.fc(x).squeeze(-1))
+    s = watch(Classifier(), *[torch.randn(n, 5) for n in (64, 64, 40, 64)])
+    assert s.history()['dead'][:, 1].tolist() == [0]*4 and s.table()[1]['units'] == 1 and not s.table()[1]['note']
+
+def test_widths_that_change_are_not_counted_at_all():
+    s = watch(Residual(out=32), *[torch.randn(4, 8, 6, 6) for _ in range(5)])
+    i = s.names.index('relu')
+    assert s.table()[i]['note'] == 'had 8 units, then 32: not counted' and s.table()[i]['units'] is None and 'relu' not in s.units()
+    assert all(s.history()[k][:, i].isnan().all() for k in ('dead', 'always_negative', 'saturated')) and s.table()[i]['passes'] == 10
+
+def test_a_window_that_saw_no_input_is_nan():
+    act = nn.ReLU()
+    class Sometimes(nn.Module):
+        def forward(self, x, i): return act(x) if i != 1 else x
+        def __init__(self): super().__init__(); self.act = act
+    m, x = Sometimes(), -torch.ones(3, 2, requires_grad=True)
+    with ActivationStats(m) as s:
+        for i in range(3): m(x, i).sum().backward(); s.step()
+    dead = s.history()['dead'][:, 0]
+    assert dead[[0, 2]].tolist() == [1, 1] and dead[1].isnan() and s.units(last=1)['act']['dead'] == [0, 1]
+
+def test_an_activation_in_two_places_is_said_and_accumulation_is_not():
+    m = Residual()
+    with torch.no_grad(): m.c1.bias[[2, 3]] = -100.
+    s = watch(m, torch.randn(4, 8, 6, 6), torch.randn(4, 8, 6, 6))
+    notes = {r['module']: r['note'] for r in s.table()}
+    assert notes == dict(c1='', c2='', relu='2 calls in a pass, merged')
+    with ActivationStats(m, where=['c1']) as s:
+        for _ in range(3): m(torch.randn(4, 8, 6, 6)).sum().backward()
+        s.step()
+    assert s.table()[0]['note'] == '' and s.table()[0]['passes'] == 3
+
+def test_step_never_called_is_said():
+    with ActivationStats(m := small()) as s:
+        for _ in range(3): m(images()).sum().backward()
+    assert s.table()[0]['note'].startswith('step() not called')
+
+def test_last_covers_at_least_so_many_steps():
+    m = nn.Identity()
+    for n in range(1, 30):
+        with ActivationStats(nn.Sequential(m, nn.ReLU()), rows=4) as s:
+            for i in range(n): s.model(torch.full((2, 1), float(i), requires_grad=True)).sum().backward(); s.step()
+        for last in range(1, n + 1):
+            used = s._used(last)
+            assert used.start*s.every <= n - last < (used.start + 1)*s.every and used.stop == -(-n//s.every)
+
+@pytest.mark.parametrize('layer, shape, then', [
+    (nn.Conv2d(1, 12, 4, 4), (8, 1, 28, 28), lambda y: y.flatten(2).transpose(1, 2)), (nn.Conv2d(1, 12, 4), (8, 1, 9, 9), lambda y: y.permute(0, 2, 3, 1)),
+    (nn.Conv2d(1, 12, 4), (8, 1, 9, 9), lambda y: y.flatten(2)), (nn.Conv2d(1, 12, 4), (1, 9, 9), lambda y: y), (nn.Conv1d(1, 12, 3), (8, 1, 9), lambda y: y.mT),
+    (nn.Conv1d(1, 12, 3), (1, 9), lambda y: y), (nn.Linear(5, 12), (8, 9, 5), lambda y: y.transpose(1, -1)), (nn.Linear(5, 12), (8, 3, 3, 5), lambda y: y.movedim(-1, 1)),
+    (nn.Linear(5, 12), (8, 9, 5), lambda y: y.view(8, 3, 3, 12)), (nn.Linear(5, 12), (8, 5), lambda y: y.T), (nn.Conv2d(1, 12, 4), (8, 1, 9, 9), lambda y: 2*y.mean((2, 3)) + 1)])
+def test_units_are_followed_through_reshapes(layer, shape, then):
+    class Net(nn.Module):
+        def __init__(self): super().__init__(); self.layer, self.act = layer, nn.ReLU()
+        def forward(self, x): return self.act(then(self.layer(x)))
+    with torch.no_grad(): layer.bias.fill_(9.); layer.bias[[2, 3]] = -100.
+    assert watch(Net(), torch.randn(shape)).units()['act'] == dict(units=12, dead=[2, 3], always_negative=[])
+
+def test_units_split_apart_fall_back():
+    m = nn.Sequential(nn.Linear(5, 12), nn.Unflatten(1, (3, 4)), nn.ReLU(), nn.Flatten(), nn.ReLU())
+    s = watch(m, torch.randn(8, 5))
+    assert [u['units'] for u in s.units().values()] == [4, 12]
+
+def test_a_second_model_is_refused_and_a_part_is_not():
+    s, m = ActivationStats(), small()
+    learner(m, [s]).fit(1)
+    with pytest.raises(InputError, match='another model'): learner(small(), [s]).fit(1)
+    assert s.steps == 4 and hooks_on(m) == 0
+    part = ActivationStats(m[3:])
+    learner(m, [ActivationStats(m[0])]).fit(1)
+    with pytest.raises(InputError, match='another model'): learner(m, [part]).fit(1)          # a slice is a new module
+
+def test_a_hook_can_be_put_on_again():
+    m = small()
+    for make in (lambda: Hook(m[0], lambda *a: None), lambda: Hooks(find_modules(m), lambda *a: None)):
+        h = make()
+        with h: m(images())
+        m(images())
+        with h: m(images())
+        assert (h if isinstance(h, Hook) else h[0]).calls == 2 and hooks_on(m) == 0
+
+def test_find_modules_by_types_names_and_modules_in_any_mixture():
+    m = small()
+    assert list(find_modules(m, [nn.ReLU])) == ['1', '4'] and list(find_modules(m, '3')) == ['3'] == list(find_modules(m, m[3])) and list(find_modules(m, [nn.Linear, '0', m[1]])) == ['0', '1', '3', '5']
+    with pytest.raises(InputError, match='expected a module type'): ActivationStats(where=5)
+    with pytest.raises(InputError, match='expected a module type'): find_modules(m, [5])
+
+@pytest.mark.parametrize('own', [False, True])
+def test_a_module_is_called_by_its_owner_only(own):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__(); self.calls, self.modes = 0, set()
+            self.leak = nn.Parameter(torch.tensor(.2)) if own else 0.
+        def forward(self, x): self.calls += 1; self.modes.add(self.training); return torch.where(x > 0, x, self.leak*x)
+    m = nn.Sequential(nn.Linear(6, 6), Counting())
+    s = watch(m, *[torch.randn(4, 6) for _ in range(7)], sample=1)
+    s.units(); s.history(); s.table()
+    assert m[1].calls == 7 and m[1].modes == {True} and s.units()['1']['units'] == 6
+
+def test_a_learned_slope_is_the_present_one():
+    m = nn.Sequential(nn.Identity(), nn.PReLU(init=0.))
+    opt = torch.optim.SGD(m.parameters(), lr=.1)
+    with ActivationStats(m) as s:
+        for i in range(2): m((-torch.ones(3, 2)).requires_grad_()).sum().backward(); opt.step(); s.step()
+    assert s.history()['dead'][:, 1].tolist() == [1, 0]
+
+def test_plots_of_many_layers():
+    import matplotlib
+    matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+    m = nn.Sequential(*[k for _ in range(20) for k in (nn.Linear(8, 8), nn.ReLU())])
+    s = watch(m, *[torch.randn(4, 8) for _ in range(3)])
+    with plt.rc_context({'figure.constrained_layout.use': False}):
+        for plot in (s.plot_stats, s.plot_grads, s.plot_dead, s.plot_updates):
+            fig = plot()[0].figure
+            fig.canvas.draw()
+            assert len(fig.legends[0].get_texts()) <= 11 and fig.legends[0].get_window_extent().height < fig.bbox.height
     plt.close('all')
