@@ -36,7 +36,7 @@ def test_which_cells_have_a_tolerance_of_their_own():
     assert {k: n for k, n in count.items() if n} == {
         '02_foundations.ipynb': 1,   # rounding noise of finite differences, which a processor decides
         '05_training.ipynb': 13,     # what training yields
-        '06_hooks.ipynb': 11,        # likewise, and one rounding error
+        '06_hooks.ipynb': 17,        # likewise, and one rounding error
         '07_lsuv.ipynb': 5,          # what training yields
     }
 
