@@ -42,7 +42,7 @@ class GeneralReLU(nn.Module):
 
 # %% ../nbs/07_lsuv.ipynb #bd6ac32f
 class ConvLayer(nn.Module):
-    "A convolution and a `GeneralReLU`. Its `weight` is the convolution's; its `bias` is −sub, which shifts the *output*."
+    "A convolution and a `GeneralReLU`. Its `weight` is the convolution's; its `bias` is −sub, which shifts the output."
     def __init__(self,
         n_in: int,           # channels in
         n_out: int,          # channels out
@@ -632,6 +632,7 @@ def _same_everywhere(layers, group):
     if len({tuple(o) for o in _gather(mine, device, group)}) > 1: raise LsuvError('the ranks start from different weights, expected the same on each: set the same seed, or broadcast them first.')
 
 # %% ../nbs/07_lsuv.ipynb #54e23841
+#| code-fold: true
 def lsuv_(
     model: nn.Module,        # changed in place; or functools.partial(model, std=…) for a forward whose own argument has a name below
     *args,                   # a batch, as the model's forward takes it
