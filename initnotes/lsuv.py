@@ -7,8 +7,10 @@ __all__ = ['lsuv_kinds', 'GeneralReLU', 'ConvLayer', 'LsuvError', 'LsuvReport', 
 
 # %% ../nbs/07_lsuv.ipynb #ba2284e7
 import functools, math, random, sys
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
+from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -25,20 +27,20 @@ from .kaiming import _CONV, _NORMS, _RECURRENT, _TRANSPOSED
 class GeneralReLU(nn.Module):
     "A ReLU that may leak, is shifted down by `sub` and cut off at `maxv`; what is None is left out."
     def __init__(self,
-        leak: float = None,  # slope for negative inputs
-        sub: float = None,   # what is subtracted afterwards: a buffer, for calibration may change it and it must be saved
-        maxv: float = None   # the largest output, after the shift
+        leak: float | None = None, # slope for negative inputs
+        sub: float | None = None,  # what is subtracted afterwards: a buffer, for calibration may change it and it must be saved
+        maxv: float | None = None  # the largest output, after the shift
     ):
         super().__init__()
         self.leak, self.maxv = leak, maxv
         self.register_buffer('sub', None if sub is None else torch.tensor(float(sub)))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(x) if self.leak is None else F.leaky_relu(x, self.leak)
         if self.sub is not None: x = x - self.sub
         return x if self.maxv is None else x.clamp_max(self.maxv)
 
-    def extra_repr(self): return f"leak={self.leak}, sub={None if self.sub is None else '?' if self.sub.is_meta else round(self.sub.item(), 4)}, maxv={self.maxv}"
+    def extra_repr(self) -> str: return f"leak={self.leak}, sub={None if self.sub is None else '?' if self.sub.is_meta else round(self.sub.item(), 4)}, maxv={self.maxv}"
 
 # %% ../nbs/07_lsuv.ipynb #bd6ac32f
 class ConvLayer(nn.Module):
@@ -48,22 +50,22 @@ class ConvLayer(nn.Module):
         n_out: int,          # channels out
         ks: int = 3,         # kernel size; padded by half of it
         stride: int = 2,
-        sub: float = 0.,     # what the activation subtracts at first
-        leak: float = None,  # slope of the activation for negative inputs
-        maxv: float = None   # its largest output
+        sub: float | None = 0.,    # what the activation subtracts at first
+        leak: float | None = None, # slope of the activation for negative inputs
+        maxv: float | None = None  # its largest output
     ):
         super().__init__()
         self.conv = nn.Conv2d(n_in, n_out, ks, stride=stride, padding=ks//2)
         self.relu = GeneralReLU(leak, sub, maxv)
 
-    def forward(self, x): return self.relu(self.conv(x))
+    def forward(self, x: torch.Tensor) -> torch.Tensor: return self.relu(self.conv(x))
 
     @property
-    def weight(self): return self.conv.weight
+    def weight(self) -> nn.Parameter: return self.conv.weight
     @property
-    def bias(self): return None if self.relu.sub is None else -self.relu.sub
+    def bias(self) -> torch.Tensor | None: return None if self.relu.sub is None else -self.relu.sub
     @bias.setter
-    def bias(self, v):
+    def bias(self, v: float | torch.Tensor) -> None:
         if self.relu.sub is None: raise InputError("this ConvLayer was made with sub=None and has no shift, expected a number: ConvLayer(…, sub=0.).")
         self.relu.sub.fill_(-float(v))
 
@@ -265,9 +267,9 @@ def _undisturbed(model):
 #| code-fold: true
 class LsuvReport(list):
     """What `lsuv_` did: a dict per layer, in the order of execution, with layer, kind, mean_before, std_before (of its output as the flow
-    arrived there, everything before it being calibrated already), mean and std (of its output then), se (the std's standard error over batches like this one), scale and shift (new weight = scale·weight,
+    arrived there, everything before it being calibrated already), mean and std (of its output then), se (the std's standard error over batches like this one, the entries of the output's first dimension taken as independent), scale and shift (new weight = scale·weight,
     new bias = scale·bias + shift), evaluations (of a block), calls, why (it was left alone) and note."""
-    def __init__(self, rows=(), std=1., mean=None, tol=1e-3): super().__init__(rows); self.std, self.mean, self.tol = std, mean, tol
+    def __init__(self, rows: Iterable[dict] = (), std: float = 1., mean: float | None = None, tol: float = 1e-3): super().__init__(rows); self.std, self.mean, self.tol = std, mean, tol
 
     def _cells(self):
         def cell(v): return '' if v is None else f'{v:.4g}' if isinstance(v, float) else str(v)
@@ -279,9 +281,10 @@ class LsuvReport(list):
         "One line for how many were set, and one when the batch says less than `tol` asks."
         ses = sorted(r['se'] for r in self if r['se'] is not None and not r['why'])
         lines = [f"{sum(not r['why'] for r in self)} set, {sum(bool(r['why']) for r in self)} left alone"]
-        if ses and ses[-1] > self.tol*self.std:
-            lines.append(f"On another batch of this size the std would be off by about {ses[len(ses)//2]:.2g} (one standard error, median; at most {ses[-1]:.2g}), more than tol {self.tol:g}: a larger batch says more.")
-        elif not ses and any(not r['why'] for r in self): lines.append('The batch is one sample: it cannot say how much another one differs.')
+        off = [math.sqrt(2)*se for se in ses]           # between two batches, which have an error each
+        if off and off[-1] > self.tol*self.std:
+            lines.append(f"On another batch of this size the std would be off by about {off[len(off)//2]:.2g} (√2 standard errors, median; at most {off[-1]:.2g}), more than tol {self.tol:g}: a larger batch says more.")
+        elif not off and any(not r['why'] for r in self): lines.append('The batch is one sample: it cannot say how much another one differs.')
         return lines
 
     def to_markdown(self) -> str:
@@ -296,8 +299,8 @@ class LsuvReport(list):
         widths = [max(map(len, column)) for column in zip(*cells)]
         return '\n'.join(['  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells] + self._summary())
 
-    def plot(self, axes=None):
-        "Std, on a log scale, and mean of each layer's output, before and after."
+    def plot(self, axes: Sequence | None = None) -> Sequence:
+        "Std, on a log scale, and mean of each layer's output, before and after; on two matplotlib axes, given or new, which are returned."
         import matplotlib.pyplot as plt
         from matplotlib.ticker import NullFormatter
         rows = [r for r in self if r['std'] is not None]
@@ -635,15 +638,15 @@ def _same_everywhere(layers, group):
 #| code-fold: true
 def lsuv_(
     model: nn.Module,        # changed in place; or functools.partial(model, std=…) for a forward whose own argument has a name below
-    *args,                   # a batch, as the model's forward takes it
-    at=None,                 # None: every weight layer in `lsuv_kinds`, at its own output; or a type (or tuple of them), a list of modules, or a predicate: these, at theirs
+    *args: Any,              # a batch, as the model's forward takes it
+    at: type | tuple | Iterable | Callable | None = None, # None: every weight layer in `lsuv_kinds`, at its own output; or a type (or tuple of them), a list of modules, or a predicate: these, at theirs
     std: float = 1.,         # what the std of each output shall be: unbiased, over all its elements
-    mean: float = None,      # what its mean shall be, where the layer has a bias; None leaves it alone
+    mean: float | None = None, # what its mean shall be, where the layer has a bias; None leaves it alone
     tol: float = 1e-3,       # how far std/`std` (and the mean, in units of `std`) may be off behind an activation; a layer's own output is exact
     orthogonal: bool = False, # start from orthonormal weights and no biases, as the paper does (not where a weight is parametrised)
-    generator: torch.Generator = None, # for those
+    generator: torch.Generator | None = None, # for those
     dry_run: bool = False,   # report what would be done, and leave everything as it was
-    **kwargs                 # the batch's keyword arguments
+    **kwargs: Any            # the batch's keyword arguments
 ) -> LsuvReport:             # a row per layer
     """Layer-sequential unit-variance initialisation (Mishkin & Matas 2015, arXiv 1511.06422) in one forward of the model.
 

@@ -892,7 +892,9 @@ def test_report():
 
 def test_report_warns_of_small_batches():
     model = deep(2)
-    assert 'larger batch' in repr(lsuv_(model, torch.randn(20, 16))) and 'one sample' in repr(lsuv_(deep(2), torch.randn(1, 16)))
+    report = lsuv_(model, torch.randn(20, 16))
+    assert f"off by about {math.sqrt(2)*max(r['se'] for r in report):.2g} (" in repr(report)     # two batches have an error each
+    assert 'larger batch' in repr(report) and 'one sample' in repr(lsuv_(deep(2), torch.randn(1, 16)))
     quiet = lsuv_(nn.Linear(4, 4), torch.randn(200_000, 4), tol=.05)
     assert 'batch' not in repr(quiet) and quiet[0]['se'] < .05
 
