@@ -22,8 +22,9 @@ def set_seed(
     "Seed torch and `random`, shifted by the environment variable `INITNOTES_SEED`."
     if not isinstance(seed, int): raise InputError(f"set_seed got {seed!r}, expected a whole number.")
     shift = os.environ.get('INITNOTES_SEED', '0') or '0'
-    if not shift.isdecimal():
-        raise InputError(f"INITNOTES_SEED is {shift!r}, expected a whole number from 0 up: set it to one, or unset it.")
+    if not (shift.isdecimal() and len(shift) <= 12):
+        raise InputError(f"INITNOTES_SEED is {shift!r}, expected a whole number of at most 12 digits, "
+                         "from 0 up: type INITNOTES_SEED=1 before the command, or unset it.")
     seed += 10**6*int(shift)
     random.seed(seed); torch.manual_seed(seed)
     return seed
@@ -144,9 +145,9 @@ def check(self: Ledger,
     predicted: float,     # by theory
     measured: float,      # in this notebook
     *,
-    se: float = None,     # one standard error of `measured`: five are allowed
-    tol: float = None,    # or: the absolute error allowed
-    within: tuple = None, # or: lowest and highest value allowed, from an exact distribution
+    se: float | None = None,     # one standard error of `measured`: five are allowed
+    tol: float | None = None,    # or: the absolute error allowed
+    within: tuple | None = None, # or: lowest and highest value allowed, from an exact distribution
     source: str = '',     # a source and its figure as printed, held to the same tolerance: 'S0 .5779'
     why: str = ''         # why the source's figure lies outside
 ) -> None:  # raises `LedgerError`, and adds nothing, when the row fails

@@ -95,7 +95,7 @@ def _pair(images, labels):
 
 # %% ../nbs/01_data.ipynb #1b29e076
 def mnist(
-    path: str | Path = None  # a folder with files named like MNIST's four, gzipped or not; None reads the package's own
+    path: str | Path | None = None  # a folder with files named like MNIST's four, gzipped or not; None reads the package's own
 ) -> Mnist:  # the last sixth of the training images, 10,000 of MNIST's 60,000, is for validation
     "MNIST, or a data set in its format such as Fashion-MNIST or KMNIST. Raises `DataError`; only the package's own files are checked against their digests."
     if path is None: files = [_checked(_MNIST/name) for name in _SHA256]

@@ -84,8 +84,8 @@ class Lin:
         w: torch.Tensor,  # weights, (inputs, outputs)
         b: torch.Tensor   # biases, (outputs,)
     ): self.w, self.b = w, b
-    def __call__(self, x): self.x = x; return lin(x, self.w, self.b)
-    def parameters(self): return [self.w, self.b]
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: self.x = x; return lin(x, self.w, self.b)
+    def parameters(self) -> list: return [self.w, self.b]
     def backward(self,
         g: torch.Tensor  # gradient with respect to the output
     ) -> torch.Tensor:   # with respect to the input; those of w and b go into their `.grad`
@@ -96,8 +96,8 @@ class Lin:
 # %% ../nbs/02_foundations.ipynb #74d29bb1
 class Relu:
     "A ReLU with a backward pass."
-    def __call__(self, x): self.x = x; return relu(x)
-    def parameters(self): return []
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: self.x = x; return relu(x)
+    def parameters(self) -> list: return []
     def backward(self,
         g: torch.Tensor  # gradient with respect to the output
     ) -> torch.Tensor:   # with respect to the input
@@ -107,7 +107,9 @@ class Relu:
 # %% ../nbs/02_foundations.ipynb #38577500
 class Mse:
     "Mean squared error with a backward pass, where gradients begin."
-    def __call__(self, out, y): self.out, self.y = out, y; return mse(out, y)
+    def __call__(self, out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        self.out, self.y = out, y
+        return mse(out, y)
     def backward(self) -> torch.Tensor:  # with respect to the predictions
         "Gradient of the last call's loss."
         return mse_grad(_kept(self, 'out'), self.y)
@@ -117,7 +119,7 @@ class Model:
     "Layers in a row and a loss: it remembers them, and so can go back."
     def __init__(self,
         layers: list,  # called in this order; each has `backward` and `parameters`
-        loss           # called with the last one's output and the labels; has `backward`
+        loss: Mse      # called with the last one's output and the labels; has `backward`
     ): self.layers, self.loss = list(layers), loss
     def __call__(self,
         x: torch.Tensor,  # a batch, (items, inputs)

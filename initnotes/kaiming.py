@@ -12,7 +12,7 @@ from typing import Callable, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.init import orthogonal_, trunc_normal_
+from torch.nn.init import orthogonal_, trunc_normal_   # PyTorch's own, handed on as they are
 from .core import InputError, Stats
 
 # %% ../nbs/04_kaiming.ipynb #f017cc28
@@ -82,7 +82,7 @@ def variance_scaling_(
     scale: float = 1.,            # variance × fan
     mode: str = 'fan_in',         # the fan: fan_in, fan_out or fan_avg, as `fans(w)` counts
     distribution: str = 'normal', # normal, uniform or truncated_normal (cut at ±2 and rescaled to the variance asked for: the largest value is 2.27 std)
-    generator: torch.Generator = None
+    generator: torch.Generator | None = None
 ) -> torch.Tensor:                # `w`
     "Draw from a distribution of mean 0 and variance scale/fan; names and meaning are those of JAX's `variance_scaling`."
     _one_of('mode', mode, _MODES); _one_of('distribution', distribution, ('normal', 'uniform', 'truncated_normal'))
@@ -90,18 +90,18 @@ def variance_scaling_(
     if not (math.isfinite(scale) and scale > 0): raise InputError(f"scale is {scale}, expected a finite number above 0.")
     return _draw_(w, math.sqrt(scale/_MODES[mode](fans(w))), distribution, generator)
 
-def lecun_normal_(w, generator=None):
+def lecun_normal_(w: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     "LeCun's initialisation (1998): variance 1/fan_in, truncated normal, as in JAX."
     return variance_scaling_(w, 1., 'fan_in', 'truncated_normal', generator)
 
-def lecun_uniform_(w, generator=None):
+def lecun_uniform_(w: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     "LeCun's initialisation (1998): variance 1/fan_in, uniform."
     return variance_scaling_(w, 1., 'fan_in', 'uniform', generator)
 
 # %% ../nbs/04_kaiming.ipynb #09f5d7d7
 def calculate_gain(
     nonlinearity: str,  # linear, conv1d … conv_transpose3d, sigmoid, tanh, relu, leaky_relu or selu
-    param: float = None # slope of the leaky ReLU, .01 when None
+    param: float | None = None # slope of the leaky ReLU, .01 when None
 ) -> float:
     "PyTorch's table of gains, with its values: `torch.nn.init.calculate_gain`. For a computed gain see `gain`."
     if nonlinearity == 'leaky_relu':
@@ -125,11 +125,15 @@ def _kaiming_(w, a, mode, nonlinearity, distribution, generator):
     std = calculate_gain(nonlinearity, a)/math.sqrt(_MODES[mode.lower()](fans(w)))
     return _draw_(w, std, distribution, generator)
 
-def kaiming_uniform_(tensor, a=0, mode='fan_in', nonlinearity='leaky_relu', generator=None):
+def kaiming_uniform_(tensor: torch.Tensor, a: float = 0, mode: str = 'fan_in',
+                     nonlinearity: str = 'leaky_relu',
+                     generator: torch.Generator | None = None) -> torch.Tensor:
     "He et al. 2015 (arXiv 1502.01852), uniform on ±√3·gain/√fan: drop-in for `torch.nn.init.kaiming_uniform_`, bit for bit."
     return _kaiming_(tensor, a, mode, nonlinearity, 'uniform', generator)
 
-def kaiming_normal_(tensor, a=0, mode='fan_in', nonlinearity='leaky_relu', generator=None):
+def kaiming_normal_(tensor: torch.Tensor, a: float = 0, mode: str = 'fan_in',
+                    nonlinearity: str = 'leaky_relu',
+                    generator: torch.Generator | None = None) -> torch.Tensor:
     "He et al. 2015 (arXiv 1502.01852, equation 15), normal of std gain/√fan: drop-in for `torch.nn.init.kaiming_normal_`, bit for bit."
     return _kaiming_(tensor, a, mode, nonlinearity, 'normal', generator)
 
@@ -138,11 +142,13 @@ def _xavier_(w, gain, distribution, generator):
     f = fans(w)
     return _draw_(w, gain*math.sqrt(2.0/float(f.fan_in + f.fan_out)), distribution, generator)
 
-def xavier_uniform_(tensor, gain=1., generator=None):
+def xavier_uniform_(tensor: torch.Tensor, gain: float = 1.,
+                    generator: torch.Generator | None = None) -> torch.Tensor:
     "Glorot and Bengio 2010, equation 16: uniform, variance 2·gain²/(fan_in + fan_out): drop-in for `torch.nn.init.xavier_uniform_`."
     return _xavier_(tensor, gain, 'uniform', generator)
 
-def xavier_normal_(tensor, gain=1., generator=None):
+def xavier_normal_(tensor: torch.Tensor, gain: float = 1.,
+                   generator: torch.Generator | None = None) -> torch.Tensor:
     "Glorot and Bengio 2010: normal, variance 2·gain²/(fan_in + fan_out): drop-in for `torch.nn.init.xavier_normal_`."
     return _xavier_(tensor, gain, 'normal', generator)
 
@@ -328,7 +334,7 @@ def init_(
     nonlinearity: str | Callable = 'relu',  # the activations: a name in torch.nn.functional, 'linear', or any function or module; its gain is computed
     mode: str = 'fan_in',             # for kaiming: fan_in, fan_out or fan_avg
     bias: float = 0.,                 # of Linear, convolutions and attention; recurrent biases are 0, and 1 at an LSTM's forget gate
-    generator: torch.Generator = None,
+    generator: torch.Generator | None = None,
     seed_by_name: bool = False        # draw each parameter from the seed (not the state) and its own name: a new layer changes no other weight, and the same names get the same weights
 ) -> InitReport:                      # a row per parameter
     """Initialise a whole model by the fans of its modules (`fans`), all or nothing.

@@ -1,5 +1,5 @@
 "stats, standard errors, seeds and the ledger beyond what lesson 00 shows."
-import json, math, random
+import importlib, inspect, json, math, random
 
 import pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -49,10 +49,10 @@ def test_seeds(monkeypatch):
     a, r = torch.randn(2), random.random()
     monkeypatch.setenv('INITNOTES_SEED', '2')
     assert set_seed(3) == 2_000_003 and not torch.equal(torch.randn(2), a) and random.random() != r
-    for bad in ('x', '-1', '1.5'):
+    for bad in ('x', '-1', '1.5', ' 1', '²', '9'*13, '9'*20):       # the last but one would overflow torch's seed
         monkeypatch.setenv('INITNOTES_SEED', bad)
         state = torch.get_rng_state()
-        with pytest.raises(InputError, match='INITNOTES_SEED'): set_seed(3)
+        with pytest.raises(InputError, match='INITNOTES_SEED is .*type INITNOTES_SEED=1 '): set_seed(3)
         assert torch.equal(torch.get_rng_state(), state)
 
 def test_ledger_rows():
@@ -101,3 +101,21 @@ def test_bad_input_is_named(call):
 def test_stats_of_numbers_whose_squares_overflow():
     s = stats(torch.tensor([1e20, -1e20]))
     assert s.rms == pytest.approx(1e20) and s.std == pytest.approx(2**.5*1e20)
+
+def public_functions(module):
+    "The functions, methods and constructors that a module exports."
+    for x in (getattr(module, name) for name in module.__all__):
+        if inspect.isfunction(x): yield x
+        if isinstance(x, type):
+            yield from (f for name, f in vars(x).items() if inspect.isfunction(f) and f.__module__ == module.__name__
+                        and (name in ('__init__', '__call__') or not name.startswith('_')))
+
+@pytest.mark.parametrize('name', ['core', 'data', 'foundations', 'why_sqrt5', 'kaiming'])
+def test_what_is_public_has_types(name):
+    functions = list(public_functions(importlib.import_module(f'initnotes.{name}')))
+    assert functions
+    for f in functions:
+        signature = inspect.signature(f)
+        untyped = [p.name for p in signature.parameters.values() if p.name != 'self' and p.annotation is p.empty]
+        assert not untyped, (f.__qualname__, untyped)
+        assert f.__name__ == '__init__' or signature.return_annotation is not signature.empty, f.__qualname__

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings, strategies as st
 from torch import nn
 from torch.nn import init as theirs
 
+import initnotes
 import initnotes.kaiming as ours
 from initnotes.core import InputError, se_std
 from initnotes.kaiming import Fans, calculate_gain, fans, gain, init_, lecun_normal_, lecun_uniform_, moments, variance_scaling_
@@ -78,6 +79,12 @@ def test_calculate_gain_is_theirs(f, param):
     assert said == says
     if isinstance(b, Exception): assert isinstance(a, type(b)) and str(a)
     else: assert type(a) is type(b) and (a == b or math.isnan(a) and math.isnan(b))
+
+@pytest.mark.parametrize('name', ['orthogonal_', 'trunc_normal_'])
+def test_what_is_handed_on_is_pytorchs_own(name):
+    "The same object, under the same name; and the module's pages do not list it as ours."
+    assert getattr(initnotes, name) is getattr(ours, name) is getattr(theirs, name)
+    assert getattr(theirs, name).__module__ == 'torch.nn.init' and name not in ours.__all__
 
 DROP_INS = ['kaiming_uniform_', 'kaiming_normal_', 'xavier_uniform_', 'xavier_normal_', 'calculate_gain']
 
