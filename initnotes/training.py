@@ -10,9 +10,11 @@ __all__ = ['accuracy', 'TensorLoader', 'CancelBatch', 'CancelEpoch', 'CancelFit'
 import copy, math, os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from .core import InputError
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../nbs/05_training.ipynb #98d10d6a
 def accuracy(
@@ -32,15 +34,15 @@ class TensorLoader:
         y: torch.Tensor,      # targets, (items, …)
         batch_size: int,      # items in a batch; the last one may have fewer
         shuffle: bool = False,
-        generator: torch.Generator = None  # for the order; torch's own when None
+        generator: torch.Generator | None = None  # for the order; torch's own when None
     ):
         if len(x) != len(y): raise InputError(f"TensorLoader got {len(x)} inputs and {len(y)} targets, expected as many of one as of the other.")
         if not (isinstance(batch_size, int) and batch_size > 0): raise InputError(f"batch_size is {batch_size!r}, expected a whole number from 1 up.")
         if not len(x): raise InputError('TensorLoader got no items, expected at least one.')
         self.x, self.y, self.batch_size, self.shuffle, self.generator = x, y, batch_size, shuffle, generator
 
-    def __len__(self): return math.ceil(len(self.x)/self.batch_size)
-    def __iter__(self):
+    def __len__(self) -> int: return math.ceil(len(self.x)/self.batch_size)
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if self.shuffle: order = torch.randperm(len(self.x), generator=self.generator).split(self.batch_size)
         else: order = (slice(i, i + self.batch_size) for i in range(0, len(self.x), self.batch_size))
         for i in order: yield self.x[i], self.y[i]
@@ -58,16 +60,16 @@ class CancelFit(Exception):
 class Callback:
     "Looks on or steps in while a `Learner` trains: define any of these methods. Each is handed the learner."
     order = 0  # lower ones run first; in `after_fit`, last
-    def before_fit(self, learn): "Before anything else."
-    def before_epoch(self, learn): "Before the first batch of an epoch."
-    def before_batch(self, learn): "`learn.xb` and `learn.yb` are there."
-    def after_pred(self, learn): "`learn.pred` is there."
-    def after_loss(self, learn): "`learn.loss` is there."
-    def after_backward(self, learn): "Gradients are there (training only). CancelBatch here leaves them to be added to."
-    def after_step(self, learn): "The optimiser has stepped (training only); gradients are cleared after this."
-    def after_batch(self, learn): "In any case, but for errors."
-    def after_epoch(self, learn): "Training and validation passes are done."
-    def after_fit(self, learn): "In any case, also after an error or Ctrl-C: the place to clean up."
+    def before_fit(self, learn: 'Learner') -> None: "Before anything else."
+    def before_epoch(self, learn: 'Learner') -> None: "Before the first batch of an epoch."
+    def before_batch(self, learn: 'Learner') -> None: "`learn.xb` and `learn.yb` are there."
+    def after_pred(self, learn: 'Learner') -> None: "`learn.pred` is there."
+    def after_loss(self, learn: 'Learner') -> None: "`learn.loss` is there."
+    def after_backward(self, learn: 'Learner') -> None: "Gradients are there (training only). CancelBatch here leaves them to be added to."
+    def after_step(self, learn: 'Learner') -> None: "The optimiser has stepped (training only); gradients are cleared after this."
+    def after_batch(self, learn: 'Learner') -> None: "In any case, but for errors."
+    def after_epoch(self, learn: 'Learner') -> None: "Training and validation passes are done."
+    def after_fit(self, learn: 'Learner') -> None: "In any case, also after an error or Ctrl-C: the place to clean up."
 
 _EVENTS = [name for name in vars(Callback) if name.startswith(('before_', 'after_'))]
 
@@ -84,7 +86,9 @@ def _in_order(cbs):
 #| code-fold: true
 class DivergedError(RuntimeError):
     "The loss became nan or infinite, in `epoch` and `batch`, counted from 0."
-    def __init__(self, msg, epoch, batch): super().__init__(msg); self.epoch, self.batch = epoch, batch
+    def __init__(self, msg: str, epoch: int, batch: int):
+        super().__init__(msg)
+        self.epoch, self.batch = epoch, batch
 
 class Learner:
     """A model, its data, its loss and its optimiser. `fit` trains; callbacks look on and step in.
@@ -173,12 +177,12 @@ class Learner:
 class Recorder(Callback):
     "Every training step's loss and learning rate, over all fits."
     def __init__(self): self.losses, self.lrs = [], []   # of the steps; the learning rate of the first parameter group
-    def after_loss(self, learn):
+    def after_loss(self, learn: Learner) -> None:
         if not learn.training: return
         self.losses.append(learn.loss.item())
         self.lrs.append(learn.opt.param_groups[0]['lr'])
 
-    def plot_losses(self, ax=None):
+    def plot_losses(self, ax: 'Axes | None' = None) -> 'Axes':
         "Loss by step; returns the axes."
         import matplotlib.pyplot as plt
         ax = ax or plt.subplots()[1]
@@ -186,7 +190,7 @@ class Recorder(Callback):
         ax.set(xlabel='step', ylabel='training loss')
         return ax
 
-    def plot_lrs(self, ax=None):
+    def plot_lrs(self, ax: 'Axes | None' = None) -> 'Axes':
         "Learning rate by step; returns the axes."
         import matplotlib.pyplot as plt
         ax = ax or plt.subplots()[1]
@@ -211,8 +215,8 @@ class AvgStats(Callback):
         self.metrics, self.rows = dict(all_), []
         if len(self.metrics) < len(all_) or {'loss', 'items'} & set(self.metrics):
             raise InputError(f"AvgStats got metrics named {', '.join(n for n, _ in all_)}, expected different names, none of them loss or items: name them, AvgStats(mine=…).")
-    def before_epoch(self, learn): self.sums = {}
-    def after_loss(self, learn):
+    def before_epoch(self, learn: Learner) -> None: self.sums = {}
+    def after_loss(self, learn: Learner) -> None:
         n, phase = _items(learn.yb), 'train' if learn.training else 'valid'
         sums = self.sums.setdefault(phase, dict(items=0, loss=0.) | dict.fromkeys(self.metrics, 0.))
         sums['items'] += n
@@ -220,7 +224,7 @@ class AvgStats(Callback):
         with torch.no_grad():
             for name, m in self.metrics.items(): sums[name] += m(learn.pred, learn.yb)*n
 
-    def after_epoch(self, learn):
+    def after_epoch(self, learn: Learner) -> None:
         means = {f'{phase} {name}': float(v/sums['items']) for phase, sums in self.sums.items() for name, v in sums.items() if name != 'items'}
         self.rows.append(dict(epoch=len(self.rows)) | means)
 
@@ -239,7 +243,7 @@ class BatchTransform(Callback):
     "Change the inputs of every batch, in training and validation, but not in place: `BatchTransform(lambda xb: xb.view(-1, 1, 28, 28))`."
     order = -10
     def __init__(self, f: Callable): self.f = f
-    def before_batch(self, learn): learn.xb = self.f(learn.xb)
+    def before_batch(self, learn: Learner) -> None: learn.xb = self.f(learn.xb)
 
 def _moved(x, device):
     "Tensors in `x`, at any depth of tuples, lists and dicts, on `device`."
@@ -250,26 +254,27 @@ def _moved(x, device):
 class DeviceCallback(Callback):
     "Model and batches on one device: a GPU if there is one. The model stays there."
     order = -20
-    def __init__(self, device: str | torch.device = None):
+    def __init__(self, device: str | torch.device | None = None):
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'))
-    def before_fit(self, learn):
+    def before_fit(self, learn: Learner) -> None:
         learn.model.to(self.device)
         learn.opt.load_state_dict(learn.opt.state_dict())     # moves its state to where the parameters are now
-    def before_batch(self, learn): learn.xb, learn.yb = _moved(learn.xb, self.device), _moved(learn.yb, self.device)
+    def before_batch(self, learn: Learner) -> None:
+        learn.xb, learn.yb = _moved(learn.xb, self.device), _moved(learn.yb, self.device)
 
 # %% ../nbs/05_training.ipynb #a88caaea
 class Progress(Callback):
     "A progress bar with the current loss, in a terminal or a notebook, gone when training ends."
     order, bar, loss = 10, None, None
-    def before_fit(self, learn):
+    def before_fit(self, learn: Learner) -> None:
         from tqdm.auto import tqdm
         try: total = learn.epochs*sum(len(dl) for dl in (learn.train_dl, learn.valid_dl) if dl is not None)
         except TypeError: total = None                       # a loader that does not know its length
         self.bar = tqdm(total=total, leave=False, disable=bool(os.environ.get('TQDM_DISABLE')))   # tqdm's own variable, which its notebook bar overlooks
-    def after_loss(self, learn): self.loss = learn.loss.detach()
-    def after_batch(self, learn):
+    def after_loss(self, learn: Learner) -> None: self.loss = learn.loss.detach()
+    def after_batch(self, learn: Learner) -> None:
         if self.bar.update() and self.loss is not None: self.bar.set_postfix_str(f'epoch {learn.epoch + 1}/{learn.epochs}, loss {self.loss.item():.3g}')
-    def after_fit(self, learn):
+    def after_fit(self, learn: Learner) -> None:
         if self.bar is not None: self.bar.close()
 
 # %% ../nbs/05_training.ipynb #5cc1f79a
@@ -283,27 +288,27 @@ class LRFinder(Callback):
     def __init__(self, lr_min: float = 1e-4, lr_max: float = 10., steps: int = 100):
         if not 0 < lr_min < lr_max or steps < 2: raise InputError(f"LRFinder got lr_min={lr_min}, lr_max={lr_max}, steps={steps}, expected 0 < lr_min < lr_max and at least 2 steps.")
         self.lr_min, self.lr_max, self.steps = lr_min, lr_max, steps
-    def before_fit(self, learn):
+    def before_fit(self, learn: Learner) -> None:
         self.lrs, self.losses, self._smooth, self._best = [], [], 0., math.inf
         self._saved = copy.deepcopy((learn.model.state_dict(), learn.opt.state_dict())), torch.get_rng_state()
-    def before_batch(self, learn):
+    def before_batch(self, learn: Learner) -> None:
         if not learn.training: raise CancelEpoch
         if len(self.lrs) == self.steps: raise CancelFit
         lr = self.lr_min*(self.lr_max/self.lr_min)**(len(self.lrs)/(self.steps - 1))
         for g in learn.opt.param_groups: g['lr'] = lr
-    def after_loss(self, learn):
+    def after_loss(self, learn: Learner) -> None:
         self.losses.append(learn.loss.item())
         self.lrs.append(learn.opt.param_groups[0]['lr'])
         self._smooth = .8*self._smooth + .2*self.losses[-1]
         smooth = self._smooth/(1 - .8**len(self.losses))
         self._best = min(self._best, smooth)
         if not smooth - self._best <= 3*abs(self._best): raise CancelFit        # nan is not
-    def after_fit(self, learn):
+    def after_fit(self, learn: Learner) -> None:
         if self._saved is None: return
         (model, opt), state = self._saved
         learn.model.load_state_dict(model); learn.opt.load_state_dict(opt); torch.set_rng_state(state)
 
-    def plot(self, ax=None, **kwargs):
+    def plot(self, ax: 'Axes | None' = None, **kwargs: Any) -> 'Axes':
         "Loss by learning rate; returns the axes. `kwargs` go to `ax.plot`."
         import matplotlib.pyplot as plt
         ax = ax or plt.subplots()[1]

@@ -202,8 +202,9 @@ def test_averages_are_weighted_by_items():
     for row, epoch in zip(avg.rows, (0, 1)):
         assert row['epoch'] == epoch
         for phase in ('train', 'valid'):
-            assert row[f'{phase} loss'] == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-6)
-            assert row[f'{phase} accuracy'] == pytest.approx(accuracy(model(x), y).item(), rel=1e-6)
+            # float32 rounds by 6e-8: some thirty times for the exponentials and sums of three batches, and of all at once
+            assert row[f'{phase} loss'] == pytest.approx(F.cross_entropy(model(x), y).item(), rel=2e-6)
+            assert row[f'{phase} accuracy'] == pytest.approx(accuracy(model(x), y).item(), rel=2e-6)
 
 def test_metrics_are_told_apart_by_name():
     x, y = data()
