@@ -1,10 +1,32 @@
-import json, shutil, sys
+import json, os, shutil, sys
 from pathlib import Path
 
-import nbformat, pytest
+import hypothesis, nbformat, pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/'tools'))
+collect_ignore = ['benchmarks']
+
+# The same examples every time, so that a red run is one's own change; `make proof` tries others.
+hypothesis.settings.register_profile('fixed', derandomize=True, database=None)
+hypothesis.settings.register_profile('random')
+hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'fixed'))
+
+CHROMIUM = next(filter(None, map(shutil.which, (
+    'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'))), None)
+
+def pytest_collection_modifyitems(items):
+    "What takes longest begins first. One worker builds the site and opens it."
+    for item in items:
+        if item.get_closest_marker('site') or item.get_closest_marker('browser'):
+            item.add_marker(pytest.mark.xdist_group('site'))
+        if item.get_closest_marker('browser') and not CHROMIUM:
+            item.add_marker(pytest.mark.skip(
+                'no chromium or chrome is installed, so the site was not opened in a browser: '
+                'install one, on Debian and Ubuntu with `apt install chromium`'))
+    rank = {'notebooks': 0, 'site': 1, 'browser': 1, 'lab': 2}
+    def first(item): return min([rank[m.name] for m in item.iter_markers() if m.name in rank], default=3)
+    items.sort(key=first)
 
 @pytest.fixture
 def copy(tmp_path):
@@ -22,8 +44,9 @@ def edit(path, change):
 
 def write_notebook(path, *cells):
     "A notebook of code cells, for the runner."
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c, id=f'cell{i}') for i, c in enumerate(cells)],
-                                  metadata={'kernelspec': dict(name='python3', display_name='python3', language='python')})
+    nb = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(c, id=f'cell{i}') for i, c in enumerate(cells)],
+        metadata={'kernelspec': dict(name='python3', display_name='python3', language='python')})
     nbformat.write(nb, path)
     return path
 

@@ -1,7 +1,8 @@
-"""A real browser opens every page of the site from the disk, in both themes, and one lesson in JupyterLab.
+"""A real browser opens the site from the disk, and runs the lessons in JupyterLab.
 
-It is a chromium or chrome that is installed; where there is none, all of this is skipped. Pictures of every page are kept
-in _build/screenshots: look at them."""
+`make test` opens one page of each kind; `make proof` every page, in both themes and four widths, and every
+lesson. The browser is a chromium or chrome that is installed. Pictures of every page that was opened are
+kept in _build/screenshots: look at them."""
 import json, os, re, shutil, subprocess, sys, time
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,17 +10,20 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-import readme
-from conftest import ROOT, write_notebook
+import lab as learners, readme
+from conftest import CHROMIUM, ROOT, write_notebook
 from instep import source
 
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'))), None)
-pytestmark = [pytest.mark.skipif(not CHROMIUM, reason='no chromium or chrome is installed: the site was not opened in a browser'),
-              pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
 AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
-PAGES = [f'{stem}.html' for stem in readme.read_notebooks()] + ['index.html', 'figures.html', 'glossary.html', 'references.html', 'genindex.html', 'search.html', 'api/index.html'] + [
-    f'api/{readme.module_of(nb)}.html' for nb in readme.read_notebooks().values()]
-SCREENS = {'wide': dict(width=1280, height=900), 'phone': dict(width=390, height=844)}
+LESSONS = readme.read_notebooks()
+PAGES = [*(f'{stem}.html' for stem in LESSONS), 'index.html', 'figures.html', 'glossary.html', 'references.html',
+         'genindex.html', 'search.html', 'api/index.html',
+         *(f'api/{readme.module_of(nb)}.html' for nb in LESSONS.values())]
+KINDS = [f'{min(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html',
+         f'api/{readme.module_of(LESSONS[max(LESSONS)])}.html']
+SCREENS = {'wide': dict(width=1280, height=900), 'phone': dict(width=390, height=844),
+           'tablet': dict(width=768, height=1024), 'laptop': dict(width=1440, height=900)}
 
 @pytest.fixture(scope='module')
 def browser():
@@ -54,8 +58,9 @@ def barriers(page):
     found = page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa']})")
     return [f"{v['id']}: {n['html'][:120]} {n['failureSummary'][:300]}" for v in found['violations'] for n in v['nodes']]
 
-@pytest.mark.parametrize('theme', ['light', 'dark'])
-@pytest.mark.parametrize('name', PAGES)
+@pytest.mark.parametrize('name, theme', [
+    pytest.param(name, theme, marks=[pytest.mark.proof]*(name not in KINDS or theme == 'dark'))
+    for name in PAGES for theme in ('light', 'dark')])
 def test_page(site, browser, name, theme):
     page, complaints = open_page(browser, (site/name).as_uri(), theme)
     assert page.evaluate(FORMULAS) == []
@@ -102,43 +107,73 @@ def test_planted_faults_are_seen(site, browser, tmp_path, old, new, said):
 
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
-    "Where a JupyterLab serves a copy of the notebooks, and where that copy lies."
+    "Where a JupyterLab serves a learner's copies of the lessons, as `make lab` does, and where they lie."
     tmp = tmp_path_factory.mktemp('lab')
-    shutil.copytree(ROOT/'nbs', tmp/'nbs')
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT/'tools'/'offline'), str(ROOT)]), 'OMP_NUM_THREADS': '1', 'JUPYTER_RUNTIME_DIR': str(tmp/'run'),
-           'JUPYTER_CONFIG_DIR': str(tmp/'config'), 'JUPYTER_DATA_DIR': str(tmp/'data'), 'JUPYTERLAB_SETTINGS_DIR': str(tmp/'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(tmp/'spaces'), 'IPYTHONDIR': str(tmp/'ipython')}
+    learners.refresh(ROOT/'nbs', tmp/'lab')
+    env = {k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'}    # as many threads as there are cores
+    env |= dict(PYTHONPATH=os.pathsep.join([str(ROOT/'tools'/'offline'), str(ROOT)]))
+    for name, folder in dict(JUPYTER_RUNTIME_DIR='run', JUPYTER_CONFIG_DIR='config', JUPYTER_DATA_DIR='data',
+                             JUPYTERLAB_SETTINGS_DIR='settings', JUPYTERLAB_WORKSPACES_DIR='spaces',
+                             IPYTHONDIR='ipython').items(): env[name] = str(tmp/folder)
+    options = ['--no-browser', '--expose-app-in-browser', '--port=0', '--ip=127.0.0.1', '--ServerApp.token=',
+               '--ServerApp.password=', '--allow-root', f'--ServerApp.root_dir={tmp/"lab"}', *learners.OPTIONS]
     with open(tmp/'log', 'w') as log:
-        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--expose-app-in-browser', '--port=0', '--ip=127.0.0.1', '--ServerApp.token=', '--ServerApp.password=', '--allow-root',
-                                   f'--ServerApp.root_dir={tmp/"nbs"}', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate'], env=env, stdout=log, stderr=log)
+        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *options], env=env, stdout=log, stderr=log)
     for _ in range(300):
         if found := list((tmp/'run').glob('jpserver-*.json')): break
         assert server.poll() is None, (tmp/'log').read_text()
         time.sleep(.2)
-    yield json.loads(found[0].read_text())['url'] + 'lab/tree/', tmp/'nbs'
+    yield json.loads(found[0].read_text())['url'], tmp/'lab'
     server.terminate(); server.wait(20)
 
+OPEN = 'window.jupyterapp?.shell?.currentWidget?.content?.model?.cells?.length > 1'
 CELLS = "[...jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code')"
 ERRORS = "flatMap(c => c.outputs.toJSON().filter(o => o.output_type == 'error' || o.name == 'stderr'))"
 
 def run_all(browser, url):
-    "Opens a notebook and runs all its cells; how many ran, and their errors."
+    "Opens a notebook and runs all its cells; how many ran, their errors, and which are folded."
     page = browser.new_page(viewport=SCREENS['wide'])
     page.goto(url)
-    page.wait_for_function('window.jupyterapp?.shell?.currentWidget?.content?.model?.cells?.length > 1', timeout=60_000)
+    page.wait_for_function(OPEN, timeout=60_000)
     page.evaluate('jupyterapp.shell.currentWidget.context.ready.then(() => jupyterapp.shell.currentWidget.sessionContext.ready)')
+    folded = page.evaluate(CELLS + ".filter(c => c.getMetadata('jupyter')?.source_hidden).map(c => c.id)")
     page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_function(f"{CELLS}.every(c => c.executionCount) || {CELLS}.{ERRORS}.length", timeout=60_000)
+    page.wait_for_function(f'{CELLS}.every(c => c.executionCount) || {CELLS}.{ERRORS}.length', timeout=300_000)
     page.screenshot(path=ROOT/'_build'/'screenshots'/f'lab-{url.rpartition("/")[2].partition(".")[0]}.png')
     ran, errors = page.evaluate(f'{CELLS}.filter(c => c.executionCount).length'), page.evaluate(f'{CELLS}.{ERRORS}')
     page.close()
-    return ran, errors
+    return ran, errors, folded
 
-def test_lab_runs_a_lesson(lab, browser):
+def code_cells(path): return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+
+@pytest.mark.lab
+@pytest.mark.proof
+@pytest.mark.parametrize('stem', [*LESSONS, 'index'])
+def test_lab_runs_a_lesson(lab, browser, stem):
     url, folder = lab
-    code = [c for c in json.loads((folder/'00_core.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
-    assert run_all(browser, url + '00_core.ipynb?reset') == (len(code), [])
+    code = code_cells(folder/f'{stem}.ipynb')
+    ran, errors, folded = run_all(browser, f'{url}lab/tree/{stem}.ipynb?reset')
+    assert (ran, errors) == (len(code), [])
+    assert folded == [c['id'] for c in code if c['metadata'].get('jupyter', {}).get('source_hidden')]
+    shutil.copy(folder/f'{stem}.ipynb', folder/'before.ipynb')
+    assert learners.refresh(ROOT/'nbs', folder) == []                       # what was run stays as it is
+    assert (folder/f'{stem}.ipynb').read_bytes() == (folder/'before.ipynb').read_bytes()
 
+@pytest.mark.lab
+@pytest.mark.proof
+def test_lab_opens_at_the_index_without_a_popup(lab, browser):
+    page = browser.new_page(viewport=SCREENS['wide'])
+    page.goto(lab[0] + 'lab')
+    page.wait_for_function(OPEN, timeout=60_000)
+    assert page.url.endswith('/lab/tree/index.ipynb')
+    page.wait_for_timeout(2000)
+    shown = '.Toastify__toast, .jp-Dialog'
+    assert page.locator(shown).count() == 0, page.locator(shown).first.inner_text()
+    page.close()
+
+@pytest.mark.lab
+@pytest.mark.proof
 def test_lab_shows_an_error(lab, browser):
     url, folder = lab
     write_notebook(folder/'bad.ipynb', 'x = 1', 'x/0')
-    assert [e['ename'] for e in run_all(browser, url + 'bad.ipynb?reset')[1]] == ['ZeroDivisionError']
+    assert [e['ename'] for e in run_all(browser, url + 'lab/tree/bad.ipynb?reset')[1]] == ['ZeroDivisionError']

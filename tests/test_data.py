@@ -100,7 +100,7 @@ def test_any_bytes_give_a_tensor_or_a_data_error(tmp_path, raw, wrap, at):
     tracemalloc.start()
     try: x = read_idx(f)
     except DataError as e: assert str(f) in str(e)
-    else: assert isinstance(x, torch.Tensor) and x.numel()*x.element_size() <= len(raw)
+    else: assert isinstance(x, torch.Tensor) and x.numel()*x.element_size() <= len(raw)*(1 + (wrap == 'two gz'))
     finally: peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
     assert peak < 2_000_000
 

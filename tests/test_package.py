@@ -1,5 +1,5 @@
 "The package as users get it: the wheel, its data, its imports, and the README's claims."
-import configparser, os, re, shutil, subprocess, sys, zipfile
+import configparser, inspect, os, re, shutil, subprocess, sys, zipfile
 
 import pytest, torch
 
@@ -18,8 +18,13 @@ def python(code, **env):
 def wheel(tmp_path_factory):
     "The wheel, built offline from a copy, and where it is unpacked."
     tmp = tmp_path_factory.mktemp('wheel')
-    shutil.copytree(ROOT, tmp/'src', ignore=shutil.ignore_patterns('.*', '_build', '_site', 'nbs', 'tests', '__pycache__'))
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-index', '--no-build-isolation', '-w', tmp, tmp/'src'], check=True)
+    shutil.copytree(ROOT, tmp/'src', ignore=shutil.ignore_patterns('.*', '_build', '_site', 'nbs', 'lab', 'tests', '__pycache__'))
+    for path in [tmp/'src', *(tmp/'src').rglob('*')]: path.chmod(path.stat().st_mode & ~0o222)   # as from a read-only source
+    before = sorted((tmp/'src').rglob('*'))
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--disable-pip-version-check', '--no-deps', '--no-index',
+                    '--no-build-isolation', '-w', tmp, tmp/'src'], check=True, env={**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
+    assert sorted((tmp/'src').rglob('*')) == before          # root may write everywhere: nothing was
+    for path in [tmp/'src', *(tmp/'src').rglob('*')]: path.chmod(path.stat().st_mode | 0o200)
     path, = tmp.glob('*.whl')
     zipfile.ZipFile(path).extractall(tmp/'unpacked')
     return path, tmp/'unpacked'
@@ -28,9 +33,23 @@ def test_wheel_holds_code_data_and_licence(wheel):
     names = set(zipfile.ZipFile(wheel[0]).namelist())
     for f in sorted((ROOT/'initnotes').rglob('*')):
         if f.is_file() and '__pycache__' not in f.parts: assert f.relative_to(ROOT).as_posix() in names
-    assert any(n.endswith('LICENSE') for n in names)
-    assert not any(n.split('/')[0] in ('tests', 'tools', 'nbs') for n in names)
+    assert not any(n.split('/')[0] in ('tests', 'tools', 'nbs', 'lab') for n in names)
+    assert 'initnotes/py.typed' in names
     assert wheel[0].name.startswith(f"initnotes-{CFG['version']}-")
+
+def test_wheel_says_both_licences_and_has_their_texts(wheel):
+    meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text(encoding='utf-8')
+    assert 'License-Expression: Apache-2.0 AND CC-BY-SA-3.0' in meta
+    files = re.findall(r'^License-File: (.*)$', meta, re.M)
+    texts = [next(wheel[1].glob(f'*.dist-info/licenses/{f}')).read_text(encoding='utf-8') for f in files]
+    assert ['Apache License' in texts[0], 'Attribution-ShareAlike 3.0' in texts[1]] == [True, True] and len(files) == 2
+
+def test_extras(wheel):
+    "What a learner installs holds nothing that only maintainers need; `dev` is all of it."
+    meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text(encoding='utf-8')
+    extras = {e: set(re.findall(rf'^Requires-Dist: ([\w-]+).*extra == "{e}"$', meta, re.M)) for e in ('learn', 'test', 'site', 'dev')}
+    assert extras['dev'] == extras['learn'] | extras['test'] | extras['site']
+    assert extras['learn'] == {'jupyterlab', 'nbclient', 'nbdev', 'execnb', 'fastcore'} and 'pytest' in extras['test'] and 'sphinx' in extras['site']
 
 def test_requirements_have_no_upper_bound(wheel):
     meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text()
@@ -38,6 +57,7 @@ def test_requirements_have_no_upper_bound(wheel):
     assert {re.match(r'Requires-Dist: (\w+)', l)[1] for l in needs} == {'torch', 'fastcore', 'matplotlib', 'tqdm'}
     assert not any('<' in l or '==' in l for l in needs)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('version', CFG['fastcore_peers'].split())
 def test_wheel_works_with_either_fastcore(wheel, version):
     "Beside fastcore 1 and fastcore 2, as `make env` fetched them."
@@ -66,6 +86,29 @@ def test_public_names_are_documented():
     import initnotes
     for name in initnotes.__all__:
         assert (getattr(initnotes, name).__doc__ or '').strip(), name
+
+def public_callables():
+    "Every function, class and public method that a lesson exports, but torch's own."
+    import importlib
+    for path in (ROOT/'initnotes').glob('[a-z]*.py'):
+        module = importlib.import_module(f'initnotes.{path.stem}')
+        for name in getattr(module, '__all__', ()) if path.stem != 'all' else ():
+            x = getattr(module, name)
+            if getattr(x, '__module__', None) != module.__name__: continue
+            if inspect.isfunction(x): yield f'{module.__name__}.{name}', x
+            if not inspect.isclass(x): continue
+            for key, f in vars(x).items():
+                f = getattr(f, '__func__', getattr(f, 'fget', f))
+                if inspect.isfunction(f) and (key == '__init__' or not key.startswith('_')) and f.__qualname__.startswith(name): yield f'{module.__name__}.{name}.{key}', f
+
+def test_every_public_parameter_has_a_type():
+    bare = [f'{where}({p.name})' for where, f in public_callables() for p in inspect.signature(f).parameters.values()
+            if p.annotation is p.empty and p.name not in ('self', 'cls')]
+    assert bare == []
+
+def test_torchs_own_functions_say_so():
+    import initnotes
+    for name in ('orthogonal_', 'trunc_normal_'): assert getattr(initnotes, name) is getattr(torch.nn.init, name)
 
 def test_versions_in_constraints_are_plain():
     pins = [l for l in (ROOT/'constraints.txt').read_text().splitlines() if l and not l.startswith('#')]

@@ -10,7 +10,7 @@ from conftest import ROOT
 from instep import module_of, source
 from notebooks import outputs
 
-pytestmark = pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')   # Sphinx's, of myst-parser
+pytestmark = [pytest.mark.site, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]   # Sphinx's, of myst-parser
 
 LESSONS = readme.read_notebooks()
 PAGES = {**LESSONS, 'index': json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))}

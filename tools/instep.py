@@ -28,7 +28,28 @@ def out_of_step(root):
 
 DIRECTIVES = 'export|exporti|exports|hide|default_exp|eval|label|fig-alt|code-fold|output_tol|notest'
 
+DIRECTIVE = re.compile(r'^#\|[ \t]*([\w-]+)(?::?[ \t]+(.*))?$\n?', re.M)
+
 def source(cell): return ''.join(cell['source'])
+
+def directives(cell):
+    "What a code cell's `#| …` lines say: by name, the rest of the line."
+    if cell['cell_type'] != 'code': return {}
+    return {m[1]: m[2] for m in DIRECTIVE.finditer(source(cell))}
+
+def fold(nb):
+    "Have JupyterLab fold what the site folds or leaves out."
+    for c in nb['cells']:
+        c['metadata'].pop('jupyter', None)
+        if {'hide', 'default_exp', 'code-fold'} & directives(c).keys():
+            c['metadata']['jupyter'] = dict(source_hidden=True)
+
+def badly_folded(path, nb):
+    before = [c['metadata'].get('jupyter') for c in nb['cells']]
+    fold(nb)
+    for i, c in enumerate(nb['cells']):
+        if c['metadata'].get('jupyter') != before[i]:
+            yield f'{path.name}, cell {i}: folded in JupyterLab but not on the site, or not here but there; run `make store`'
 
 def ignored_directives(path, nb):
     "Directives that nbdev does not see: without the pipe, or below the first line of code."
@@ -68,6 +89,7 @@ def problems(root):
     notebooks = [(p, json.loads(p.read_text(encoding='utf-8'))) for p in sorted((root/'nbs').glob('*.ipynb'))]
     if not notebooks: yield f'no notebooks in {root/"nbs"}'
     for path, nb in notebooks: yield from ignored_directives(path, nb)
+    for path, nb in notebooks: yield from badly_folded(path, nb)
     yield from uphill_imports(notebooks)
     yield from out_of_step(root)
 

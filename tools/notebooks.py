@@ -1,12 +1,15 @@
-"""Run the course's notebooks: `python tools/notebooks.py run|store|compare|sweep [--seeds N] [NOTEBOOK …]`.
+"""Run the course's notebooks: `python tools/notebooks.py COMMAND [NOTEBOOK …]`.
 
-run      execute each in a fresh kernel; end with a summary and the sources' figures; copies in _build/run
-store    execute, and keep the outputs in the notebook itself
-compare  execute, and compare with the outputs stored (on the reference platform only)
-sweep    execute for INITNOTES_SEED = 0 … N−1
+run         execute each as this machine is; end with a summary; copies in _build/run
+store       execute under the reference settings, and keep the outputs in the notebook itself
+compare     execute under the reference settings, and compare with the outputs stored
+processors  compare under several instruction sets and numbers of threads
+sweep       execute for INITNOTES_SEED = 0 … N−1
 
-All of them run without network, exit 1 when a cell fails, and name notebook, cell and error."""
-import argparse, ast, base64, io, json, os, platform, re, sys, tempfile, time
+All of them run without network, exit 1 when a cell fails, and name notebook, cell and error. The
+reference settings (PINS) never override a variable that is set; one that is set but empty leaves
+the machine as it is."""
+import argparse, ast, base64, io, json, math, os, platform, re, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +18,22 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError, CellTimeoutError
 from nbdev.clean import clean_nb
+from tqdm import tqdm
 from traitlets.config import Config
+
+from instep import fold
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = 'application/vnd.initnotes.ledger+json'
-RTOL, FLOOR = 1e-4, 1e-7      # of a number in a stored output, beside one unit of its last printed digit
+
+# The instruction sets of the three libraries that compute; an empty value is what the machine has.
+CPU = ('ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'MKL_CBWR')
+SETS = dict(portable=('default', 'SSE41', 'COMPATIBLE'), avx2=('avx2', 'AVX2', 'AVX2'),
+            native=('', '', ''))
+SETTINGS = {f'{name}-{n}': dict(zip(CPU, values), OMP_NUM_THREADS=str(n))
+            for name, values in SETS.items() for n in (1, 2)}
+PINS = SETTINGS['avx2-1']     # of a reference run
+RTOL, FLOOR = 1e-4, 1e-7      # of a stored number, beside one unit of its last printed digit
 VISIBLE, PIXELS = 40/255, 4   # a pixel differs visibly beyond the first; so many may
 SHARE = 2e-5                  # or so large a share of them
 
@@ -29,35 +43,48 @@ def text(x): return ''.join(x) if isinstance(x, list) else x
 
 class CellFailed(Exception): pass
 
-def execute(path, seed=None, on_cell=lambda i, n: None):
-    "Execute the notebook at `path` in a fresh kernel without network; return it, cleaned as nbdev cleans."
+def reference(): return PINS | {k: os.environ[k] for k in PINS if k in os.environ}
+
+def environment(settings, seed):
+    "What a kernel finds in its environment: no network, no progress bars, these settings."
+    env = {k: v for k, v in {**os.environ, **settings}.items() if k != 'INITNOTES_SEED'}
+    env = {k: v for k, v in env.items() if v or k not in PINS}
+    if seed is not None: env['INITNOTES_SEED'] = str(seed)
+    path = [str(ROOT/'tools'/'offline'), env.get('PYTHONPATH')]
+    return env | dict(TQDM_DISABLE='1', PYTHONPATH=os.pathsep.join(filter(None, path)))
+
+def execute(path, seed=None, settings={}, on_cell=lambda **_: None):
+    "Execute the notebook at `path` in a fresh kernel; return it, cleaned as nbdev cleans."
     nb = nbformat.read(path, as_version=4)
     for c in nb.cells:
         if c.cell_type == 'code': c.outputs, c.execution_count = [], None
-    env = {k: v for k, v in os.environ.items() if k != 'INITNOTES_SEED'}
-    if seed is not None: env['INITNOTES_SEED'] = str(seed)
-    env['OMP_NUM_THREADS'] = '1'    # sums must not depend on how many cores there are, nor two kernels fight for them
-    env['TQDM_DISABLE'] = '1'       # no progress bar in a stored output
-    env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT/'tools'/'offline'), env.get('PYTHONPATH')]))
+    env = environment(settings, seed)
     failed = []
     with tempfile.TemporaryDirectory() as tmp:
-        # Unix sockets need no network at all. Their names must be short, so they do not lie below _build.
-        local = dict(transport='ipc', connection_file=f'{tmp}/kernel.json') if os.name == 'posix' else {}
-        client = NotebookClient(nb, kernel_name='python3', config=Config(KernelManager=local), timeout=600,
-                                record_timing=False, coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}},
-                                on_cell_start=lambda cell, cell_index: on_cell(cell_index + 1, len(nb.cells)),
-                                on_cell_error=lambda cell, cell_index, execute_reply: failed.append(cell_index))
+        # Unix sockets need no network at all. Their names must be short: not below _build.
+        local = dict(transport='ipc', connection_file=f'{tmp}/kernel.json')
+        if os.name != 'posix': local = {}
+        client = NotebookClient(
+            nb, kernel_name='python3', config=Config(KernelManager=local), timeout=1200,
+            record_timing=False, coalesce_streams=True, on_cell_start=on_cell,
+            resources={'metadata': {'path': str(path.parent)}},
+            on_cell_error=lambda cell, cell_index, execute_reply: failed.append(cell_index))
         try: client.execute(env=env)
         except (CellExecutionError, DeadKernelError, CellTimeoutError) as e:
             where = f'cell {failed[0]} ({nb.cells[failed[0]].id})' if failed else 'its kernel'
-            line = re.search(r'^-+> *\d+ (.*)$', re.sub(r'\x1b\[[\d;]*m', '', str(e)), re.M)  # a bare assert has no message of its own
-            raise CellFailed(f"{path.name}, {where}: {getattr(e, 'ename', type(e).__name__)}: {getattr(e, 'evalue', e)}"
-                             + (f' (at: {line[1].strip()})' if line else '')) from None
-    for i, c in enumerate(nb.cells):  # a warning in a lesson is a mistake, and names paths of one machine
+            said = re.sub(r'\x1b\[[\d;]*m', '', str(e))   # a bare assert has no message of its own
+            line = re.search(r'^-+> *\d+ (.*)$', said, re.M)
+            name, value = getattr(e, 'ename', type(e).__name__), getattr(e, 'evalue', e)
+            at = f' (at: {line[1].strip()})' if line else ''
+            raise CellFailed(f'{path.name}, {where}: {name}: {value}{at}') from None
+    for i, c in enumerate(nb.cells):  # a warning in a lesson is a mistake, and names paths
         for o in c.get('outputs', []):
-            if o.get('name') == 'stderr': raise CellFailed(f"{path.name}, cell {i} ({c.id}): prints to stderr: {text(o['text']).strip()}")
+            if o.get('name') != 'stderr': continue
+            said = text(o['text']).strip()
+            raise CellFailed(f'{path.name}, cell {i} ({c.id}): prints to stderr: {said}')
     nb = json.loads(nbformat.writes(nb))
-    clean_nb(nb)
+    fold(nb)
+    clean_nb(nb, allowed_cell_metadata_keys=['jupyter'])
     return nb
 
 def dumps(nb): return json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + '\n'
@@ -76,7 +103,8 @@ def assertions(nb):
     n = 0
     for c in nb['cells']:
         if c['cell_type'] != 'code': continue
-        src = '\n'.join(l for l in text(c['source']).splitlines() if not l.lstrip().startswith(('%', '!')))
+        lines = text(c['source']).splitlines()
+        src = '\n'.join(l for l in lines if not l.lstrip().startswith(('%', '!')))
         for node in ast.walk(ast.parse(src)):
             name = getattr(getattr(node, 'func', None), 'id', '')
             n += isinstance(node, ast.Assert) or name.startswith('test_') or name == 'expect_fail'
@@ -84,13 +112,15 @@ def assertions(nb):
 
 def show(x):
     "A ledger's figure as the ledger itself shows it."
-    return x if isinstance(x, str) else f'{x:,.0f}' if x == round(x) and abs(x) < 1e7 else f'{x:.4g}'
+    if isinstance(x, str): return x
+    return f'{x:,.0f}' if x == round(x) and abs(x) < 1e7 else f'{x:.4g}'
 
 def checks(nb): return assertions(nb) + sum(len(l['rows']) for l in ledgers(nb))
 
 # ---- comparing outputs -----------------------------------------------------------------------
 
-NUMBER = re.compile(r'(?<![\w.])[-+−]?(?:\d[\d,]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?')
+NUMBER = re.compile(r'(?<![\w.])[-+−]?(?:(?:nan|inf)\b'
+                    r'|(?:\d[\d,]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)')
 
 def number(s):
     "Value of a printed number, and one unit of its last digit (0 for a whole number)."
@@ -99,13 +129,22 @@ def number(s):
     if '.' not in mantissa and not exponent: return float(s), 0.
     return float(s), 10.**(int(exponent or 0) - len(mantissa.partition('.')[2]))
 
-def same_text(old, new, tol=None):
-    "None, or how two texts differ: numbers within tolerance, all else exactly."
-    if NUMBER.split(old) != NUMBER.split(new): return f'stored {old.strip()[:200]!r}, now {new.strip()[:200]!r}'
+def allowed(x, y, unit, tol):
+    "How far two printed numbers may differ: a share of the larger, and a unit of the last digit."
+    if not (math.isfinite(x) and math.isfinite(y)): return 0.
+    if not unit: return tol and tol*max(abs(x), abs(y)) + 1   # a count is exact but with a tol
+    return (tol or RTOL)*max(abs(x), abs(y)) + unit + FLOOR
+
+def same_text(old, new, tol=0.):
+    "None, or how two texts differ: numbers by more than is allowed, or anything but blanks."
+    words = [[re.sub(r'[ \t]+', ' ', w) for w in NUMBER.split(s)] for s in (old, new)]
+    if words[0] != words[1]: return f'stored {old.strip()[:200]!r}, now {new.strip()[:200]!r}'
+    if tol == math.inf: return
     for a, b in zip(NUMBER.findall(old), NUMBER.findall(new)):
         (x, unit), (y, _) = number(a), number(b)
-        allowed = abs(x)*tol if tol else unit and unit + RTOL*abs(x) + FLOOR
-        if abs(x - y) > allowed*(1 + 1e-9): return f'stored {a}, now {b}, allowed ±{allowed:.2g}'
+        if x == y or math.isnan(x) and math.isnan(y): continue
+        room = allowed(x, y, unit, tol)
+        if not abs(x - y) <= room*(1 + 1e-9): return f'stored {a}, now {b}, allowed ±{room:.2g}'
 
 def same_picture(old, new):
     "None, or how two PNG files differ."
@@ -113,27 +152,37 @@ def same_picture(old, new):
     a, b = (imread(io.BytesIO(base64.b64decode(text(x)))) for x in (old, new))
     if a.shape != b.shape: return f'stored picture has {a.shape}, new one {b.shape}'
     differ = (abs(a - b).max(-1) > VISIBLE)
-    if differ.sum() > max(PIXELS, SHARE*differ.size): return f'{differ.sum()} of {differ.size} pixels of the picture differ visibly'
+    if differ.sum() > max(PIXELS, SHARE*differ.size):
+        return f'{differ.sum()} of {differ.size} pixels of the picture differ visibly'
 
 def same_output(old, new, tol):
-    if old['output_type'] != new['output_type']: return f"stored a {old['output_type']}, now a {new['output_type']}"
-    if old['output_type'] == 'stream':
-        return f"stored on {old['name']}, now on {new['name']}" if old['name'] != new['name'] else same_text(text(old['text']), text(new['text']), tol)
+    "None, or how two outputs of a cell differ."
+    kinds = [o.get('name') or o['output_type'] for o in (old, new)]
+    if kinds[0] != kinds[1]: return f'stored a {kinds[0]}, now a {kinds[1]}'
     if old['output_type'] == 'error': return 'an error was stored'
+    if old['output_type'] == 'stream': return same_text(text(old['text']), text(new['text']), tol)
     a, b = old['data'], new['data']
     if set(a) != set(b): return f'stored as {sorted(a)}, now {sorted(b)}'
     for mime in a:
         if mime == 'image/png':
-            # What differs in a cell with a tolerance of its own moves lines and labels: there its asserts decide.
+            # Where a cell has a tolerance, lines and labels may move: its asserts decide.
             problem = None if tol else same_picture(a[mime], b[mime])
-        else: problem = same_text(*(x if isinstance(x, str) else json.dumps(x, sort_keys=True, ensure_ascii=False)
-                                    for x in (text(a[mime]), text(b[mime]))), tol)
+        else: problem = same_text(shown(a[mime]), shown(b[mime]), tol)
         if problem: return problem
 
+def shown(data):
+    "The text of an output, whatever its format."
+    data = text(data)
+    return data if isinstance(data, str) else json.dumps(data, sort_keys=True, ensure_ascii=False)
+
 def own_tolerance(cell):
-    "The relative tolerance that a cell states for its outputs with `#| output_tol: 0.1`, or None."
+    "What a cell says of its outputs: `#| output_tol: 0.1`, a share; `any`: words alone count."
     found = re.search(r'^#\|\s*output_tol:\s*(\S+)\s*$', text(cell['source']), re.M)
-    return float(found[1]) if found else None
+    if not found: return 0.
+    if found[1] == 'any': return math.inf
+    if re.fullmatch(r'\d*\.?\d+', found[1]): return float(found[1])
+    raise ValueError(f"cell {cell.get('id')}: output_tol is {found[1]!r}, "
+                     "expected a share such as 0.1, or any")
 
 def differences(old, new):
     "All differences between the outputs of two runs of a notebook, as texts."
@@ -141,43 +190,57 @@ def differences(old, new):
     for i, (a, b) in enumerate(zip(old['cells'], new['cells'])):
         x, y = a.get('outputs', []), b.get('outputs', [])
         where = f"cell {i} ({a['id']})"
-        if len(x) != len(y): found.append(f'{where}: {len(x)} outputs stored, now {len(y)}'); continue
-        found += [f'{where}: {p}' for p in (same_output(o, n, own_tolerance(a)) for o, n in zip(x, y)) if p]
+        if len(x) != len(y): problems = [f'{len(x)} outputs stored, now {len(y)}']
+        else: problems = [same_output(o, n, own_tolerance(a)) for o, n in zip(x, y)]
+        found += [f'{where}: {p}' for p in problems if p]
     return found
 
 def off_reference():
     "Why this is not the platform on which the stored outputs were made; '' where it is."
-    if (platform.system(), platform.machine()) != ('Linux', 'x86_64'): return f'{platform.system()} {platform.machine()}'
+    if (here := f'{platform.system()} {platform.machine()}') != 'Linux x86_64': return here
     pins = dict(l.split('==') for l in (ROOT/'constraints.txt').read_text().split() if '==' in l)
     for name in ('torch', 'numpy', 'matplotlib'):
-        if (have := version(name).partition('+')[0]) != pins[name]: return f'{name} {have}, pinned {pins[name]}'
+        if (have := version(name).partition('+')[0]) != pins[name]:
+            return f'{name} {have}, pinned {pins[name]}'
     return ''
 
 # ---- the commands ----------------------------------------------------------------------------
 
-def progress(line):
-    "Show a passing line on a terminal; nothing where output is kept."
-    if sys.stderr.isatty(): print(f'\r\033[K{line}', end='', file=sys.stderr, flush=True)
+def source_figures(done):
+    "Every row of the sources' figures in these notebooks' ledgers, as a text table."
+    rows = [r for nb in done for l in ledgers(nb) for r in l['rows'] if r['source']]
+    verdict = lambda r: 'yes' if r['reproduced'] else f"no: {r['why']}"
+    table = [('figure', 'printed', 'predicted', 'measured', 'inside?')] + [
+        (r['what'], r['source'], show(r['predicted']), show(r['measured']), verdict(r))
+        for r in rows]
+    widths = [max(len(r[k]) for r in table) for k in range(4)]
+    lines = ['  '.join(f'{c:<{w}}' for c, w in zip(r, widths)) + '  ' + r[4] for r in table]
+    return rows, '\n'.join(lines)
 
-def run(paths, keep=None):
-    "Execute in order; `keep(path, nb)` for each; print summary and source figures; return the failures."
-    done, failed = [], []
+def run(paths, keep=None, settings={}, figures=False):
+    "Execute in order; `keep(path, nb)` each; end with a summary; return the failures."
+    done, failed, start = [], [], time.perf_counter()
     for path in paths:
-        start = time.perf_counter()
-        try: nb = execute(path, os.environ.get('INITNOTES_SEED'), on_cell=lambda i, n: progress(f'{path.stem}: cell {i} of {n}'))
-        except CellFailed as e: progress(''); print(f'FAILED {e}', flush=True); failed.append(path); continue
-        done.append((path.stem, time.perf_counter() - start, nb))
-        progress(''); print(f'{path.stem:<20} {done[-1][1]:6.1f} s   {checks(nb):4} checks passed', flush=True)
-        keep(path, nb)
-    rows = [r for _, _, nb in done for l in ledgers(nb) for r in l['rows'] if r['source']]
+        began = time.perf_counter()
+        bar = tqdm(desc=path.stem, leave=False, disable=None, unit=' cells')
+        seed = os.environ.get('INITNOTES_SEED')
+        try: nb = execute(path, seed, settings, on_cell=lambda **_: bar.update())
+        except CellFailed as e: failed.append(path); nb, error = None, e
+        bar.close()
+        if nb is None: print(f'FAILED {error}', flush=True); continue
+        done.append(nb)
+        took = time.perf_counter() - began
+        print(f'{path.stem:<20} {took:6.1f} s   {checks(nb):4} checks passed', flush=True)
+        if keep: keep(path, nb)
+    rows, table = source_figures(done)
+    if figures: print(f'\nThe figures printed in the sources\n{table}')
+    took = time.perf_counter() - start
+    print(f'\n{len(done)} notebooks, {took:.0f} s, {sum(map(checks, done))} checks passed'
+          + (f'; {len(failed)} notebooks FAILED' if failed else ''))
     if rows:
-        table = [('figure', 'printed', 'predicted', 'measured', 'inside?')] + [
-            (r['what'], r['source'], show(r['predicted']), show(r['measured']), 'yes' if r['reproduced'] else f"no: {r['why']}") for r in rows]
-        widths = [max(len(r[k]) for r in table) for k in range(4)]
-        print('\nThe figures printed in the sources')
-        for r in table: print('  ' + '  '.join(f'{r[k]:<{widths[k]}}' for k in range(4)) + '  ' + r[4])
-    print(f"\n{len(done)} notebooks, {sum(t for _, t, _ in done):.0f} s, {sum(checks(nb) for *_, nb in done)} checks passed, "
-          f"{sum(r['reproduced'] for r in rows)} of {len(rows)} source figures inside" + (f'; {len(failed)} notebooks FAILED' if failed else ''))
+        inside = sum(r['reproduced'] for r in rows)
+        print(f'{inside} of {len(rows)} printed figures lie inside what was predicted'
+              + ('.' if figures else ': `make run FIGURES=1` lists them.'))
     return failed
 
 def keep_copy(path, nb):
@@ -186,19 +249,47 @@ def keep_copy(path, nb):
 
 def store(path, nb): path.write_text(dumps(nb), encoding='utf-8')
 
-def compare_one(path):
-    try: return differences(json.loads(path.read_text(encoding='utf-8')), execute(path))
+def compare_one(path, settings=None):
+    "What differs from the stored outputs in a new run; off the reference platform, what fails."
+    try: new = execute(path, settings=reference() if settings is None else settings)
     except CellFailed as e: return [str(e)]
+    return [] if off_reference() else differences(json.loads(path.read_text(encoding='utf-8')), new)
+
+def in_parallel(f, jobs, threads=1):
+    "Results of the jobs in order, as many at once as there are cores for."
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1)//threads)) as pool:
+        yield from pool.map(f, jobs)
+
+def say_if_off():
+    if why := off_reference():
+        print(f'stored outputs not compared: {why} is not the reference platform; '
+              'the assertions alone decide')
 
 def compare(paths):
     "Compare stored outputs with those of a new run; return the notebooks that differ."
-    if why := off_reference():
-        print(f'stored outputs not compared: {why} is not the reference platform; the assertions alone decide'); return []
-    with ThreadPoolExecutor(2) as pool: found = dict(zip(paths, pool.map(compare_one, paths)))
+    say_if_off()
+    found = dict(zip(paths, in_parallel(compare_one, paths)))
     for path, problems in found.items():
-        print(f"{path.stem:<20} {'outputs reproduce' if not problems else 'outputs DIFFER'}")
+        print(f"{path.stem:<20} outputs {'DIFFER' if problems else 'reproduce'}")
         for p in problems: print(f'  {p}')
     return [p for p in paths if found[p]]
+
+def processors(paths, names):
+    "Compare under each of these settings; end with a table; return what differs."
+    say_if_off()
+    table = {}
+    for name in names:
+        threads = int(SETTINGS[name]['OMP_NUM_THREADS'])
+        jobs = in_parallel(lambda p: compare_one(p, SETTINGS[name]), paths, threads)
+        for path, problems in zip(paths, jobs):
+            table[path, name] = problems
+            print(f"{name:<12} {path.stem:<20} {'DIFFERS' if problems else 'holds'}", flush=True)
+            for p in problems: print(f'  {p}', flush=True)
+    print('\n' + f"{'':<20}" + ''.join(f'{n:>12}' for n in names))
+    for path in paths:
+        row = ['DIFFERS' if table[path, n] else 'holds' for n in names]
+        print(f'{path.stem:<20}' + ''.join(f'{x:>12}' for x in row))
+    return [k for k, problems in table.items() if problems]
 
 def sweep_one(job):
     path, seed = job
@@ -207,25 +298,49 @@ def sweep_one(job):
 
 def sweep(paths, seeds):
     "Execute every notebook under every seed; return the failures."
-    jobs, failed = [(p, k) for k in range(seeds) for p in paths], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for (path, seed), error in zip(jobs, pool.map(sweep_one, jobs)):
-            print(f"INITNOTES_SEED={seed:<4} {path.stem:<20} {'pass' if not error else 'FAIL ' + error}", flush=True)
-            if error: failed.append((path, seed))
+    jobs, failed = [(p, k) for k in seeds for p in paths], []
+    for (path, seed), error in zip(jobs, in_parallel(sweep_one, jobs)):
+        said = 'pass' if not error else 'FAIL ' + error
+        print(f'INITNOTES_SEED={seed:<4} {path.stem:<20} {said}', flush=True)
+        if error: failed.append((path, seed))
     print(f'{len(jobs) - len(failed)} passed, {len(failed)} failed')
     return failed
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('command', choices=('run', 'store', 'compare', 'sweep'))
+def seeds_of(text):
+    "`20` is 0 … 19, `5-8` is 5 … 8."
+    if not (m := re.fullmatch(r'(\d+)(?:-(\d+))?', text)):
+        raise argparse.ArgumentTypeError(f'{text!r}, expected a number such as 20, or a range: 5-8')
+    return range(int(m[1]), int(m[2]) + 1) if m[2] else range(int(m[1]))
+
+def arguments():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('command', choices=('run', 'store', 'compare', 'processors', 'sweep'))
     p.add_argument('notebooks', nargs='*', type=Path, help='default: all in nbs/')
-    p.add_argument('--seeds', type=int, default=20)
+    p.add_argument('--seeds', type=seeds_of, default=range(20),
+                   help='of sweep: how many, or a range such as 5-8')
+    p.add_argument('--settings', nargs='+', choices=SETTINGS, default=list(SETTINGS),
+                   metavar='SETTING', help='of processors: ' + ', '.join(SETTINGS))
+    p.add_argument('--figures', action='store_true',
+                   help="of run: end with all of the sources' figures")
     a = p.parse_intermixed_args()
-    paths = [x.resolve() for x in a.notebooks] or sorted((ROOT/'nbs').glob('*.ipynb'))
-    if missing := [x for x in paths if not x.is_file()]: p.error(f'no such notebook: {missing[0]}')
-    if a.command == 'store': os.environ.pop('INITNOTES_SEED', None)   # stored outputs are those of the default seed
-    failed = {'run': lambda: run(paths, keep_copy), 'store': lambda: run(paths, store),
-              'compare': lambda: compare(paths), 'sweep': lambda: sweep(paths, a.seeds)}[a.command]()
+    for name in ('INITNOTES_SEED', 'OMP_NUM_THREADS'):
+        value = os.environ.get(name) or '1'
+        if not value.isdecimal() or (name == 'OMP_NUM_THREADS' and int(value) < 1):
+            p.error(f'{name} is {value!r}, expected a whole number: '
+                    f'`export {name}=1`, or `unset {name}`')
+    a.paths = [x.resolve() for x in a.notebooks] or sorted((ROOT/'nbs').glob('*.ipynb'))
+    if missing := [x for x in a.paths if not x.is_file()]:
+        p.error(f'no such notebook: {missing[0]}')
+    return a
+
+def main():
+    a = arguments()
+    if a.command == 'store': os.environ.pop('INITNOTES_SEED', None)   # stored: the default seed's
+    failed = dict(run=lambda: run(a.paths, keep_copy, figures=a.figures),
+                  store=lambda: run(a.paths, store, reference()), compare=lambda: compare(a.paths),
+                  processors=lambda: processors(a.paths, a.settings),
+                  sweep=lambda: sweep(a.paths, a.seeds))[a.command]()
     return 1 if failed else 0
 
 if __name__ == '__main__': sys.exit(main())

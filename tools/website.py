@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 import apidoc, readme
-from instep import module_of, source
+from instep import DIRECTIVE, directives, module_of, source
 from notebooks import LEDGER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,10 +23,6 @@ CFG.read(ROOT/'settings.ini', encoding='utf-8')
 CFG = CFG['DEFAULT']
 
 # ---- a lesson's page -------------------------------------------------------------------------
-
-DIRECTIVE = re.compile(r'^#\|[ \t]*([\w-]+)(?::?[ \t]+(.*))?$\n?', re.M)
-
-def directives(cell): return {m[1]: m[2] for m in DIRECTIVE.finditer(source(cell))} if cell['cell_type'] == 'code' else {}
 
 def markdown(text):
     "A cell as MyST wants it: a displayed formula is a paragraph of its own."

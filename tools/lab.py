@@ -1,0 +1,52 @@
+"""Open your own copies of the lessons in JupyterLab: `python tools/lab.py [JUPYTERLAB'S OPTIONS]`.
+
+The copies lie in lab/, which git ignores. They have no outputs, so that no answer is given away,
+and what the site folds is folded. One that is there is never touched: rename it to get it anew."""
+import hashlib, json, os, shutil, sys
+from pathlib import Path
+
+from instep import DIRECTIVE, source
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONS = ('--LabApp.default_url=/lab/tree/index.ipynb', '--LabApp.news_url=None',
+           '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate')
+
+def edition(nb):
+    "Tells one text of a lesson from another."
+    return hashlib.sha256('\0'.join(map(source, nb['cells'])).encode()).hexdigest()[:16]
+
+def learners_copy(nb):
+    "The notebook without outputs and directive lines, and of which edition it is."
+    cells = [{**c, 'source': DIRECTIVE.sub('', source(c)), 'outputs': [], 'execution_count': None}
+             if c['cell_type'] == 'code' else c for c in nb['cells']]
+    cells = [c for c in cells if source(c).strip()]
+    return {**nb, 'cells': cells, 'metadata': {**nb['metadata'], 'initnotes': edition(nb)}}
+
+def read(path): return json.loads(path.read_text(encoding='utf-8'))
+
+def edition_copied(path):
+    "Of which edition the copy at `path` is; None where that cannot be told."
+    try: return read(path)['metadata'].get('initnotes')
+    except (ValueError, KeyError, TypeError, AttributeError): return None
+
+def refresh(nbs, lab):
+    "Copy what is not there yet; return the copies of which there is a newer edition."
+    lab.mkdir(exist_ok=True)
+    for name in ('images', 'matplotlibrc', 'glossary.md', 'references.bib'):   # not the reader's
+        if (nbs/name).is_dir(): shutil.copytree(nbs/name, lab/name, dirs_exist_ok=True)
+        else: shutil.copy(nbs/name, lab/name)
+    old = []
+    for path in sorted(nbs.glob('*.ipynb')):
+        copy, nb = lab/path.name, read(path)
+        if not copy.exists():
+            copy.write_text(json.dumps(learners_copy(nb), indent=1), encoding='utf-8')
+        elif edition_copied(copy) not in (None, edition(nb)): old.append(copy)
+    return old
+
+def main():
+    for copy in refresh(ROOT/'nbs', ROOT/'lab'):
+        print(f'There is a newer {copy.name}: to get it, rename yours and type make lab again.')
+    os.execv(sys.executable, [sys.executable, '-m', 'jupyterlab',
+                              f'--ServerApp.root_dir={ROOT/"lab"}', *OPTIONS, *sys.argv[1:]])
+
+if __name__ == '__main__': main()
