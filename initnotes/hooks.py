@@ -7,12 +7,13 @@ __all__ = ['Hook', 'Hooks', 'find_modules', 'ActivationStats']
 
 # %% ../nbs/06_hooks.ipynb #2b3037ad
 import copy, math
+from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from torch import nn
 from fastcore.basics import patch
 from .core import InputError
-from .training import Callback
+from .training import Callback, Learner
 
 # %% ../nbs/06_hooks.ipynb #8cc51c80
 def _nothing(*args, **kwargs): "What is left of a hook in a copy of the model."
@@ -38,7 +39,7 @@ class Hook(_Called):
     forward passes seen. A second `with` puts a removed hook on again."""
     def __init__(self,
         module: nn.Module,
-        f,                     # keep what it needs as attributes of the hook, its first argument
+        f: Callable,           # keep what it needs as attributes of the hook, its first argument
         backward: bool = False # on the gradient's way back
     ):
         if not isinstance(module, nn.Module): raise InputError(f"Hook got {type(module).__name__}, expected a torch.nn.Module.")
@@ -52,7 +53,7 @@ class Hook(_Called):
     def _arrived(self, gradient):
         if self._handle is not None: self.f(self, self.module, gradient.detach())   # not after removal
 
-    def remove(self):
+    def remove(self) -> None:
         "Take the hook off the module; a second time does nothing."
         if self._handle is not None: self._handle.remove()
         self._handle = None
@@ -65,8 +66,8 @@ class Hook(_Called):
 class Hooks:
     "One `Hook` for each of several modules, to iterate over and to index; all are removed together."
     def __init__(self,
-        modules,               # a list of modules, or what `find_modules` returns
-        f,                     # as for `Hook`
+        modules: Iterable[nn.Module] | dict[str, nn.Module], # or what `find_modules` returns
+        f: Callable,                                         # as for `Hook`
         backward: bool = False
     ):
         self.hooks = []
@@ -76,7 +77,7 @@ class Hooks:
     def __len__(self): return len(self.hooks)
     def __iter__(self): return iter(self.hooks)
     def __getitem__(self, i): return self.hooks[i]
-    def remove(self):
+    def remove(self) -> None:
         "Take all of them off."
         for h in self.hooks: h.remove()
     def __enter__(self):
@@ -85,6 +86,8 @@ class Hooks:
     def __exit__(self, *_): self.remove()
 
 # %% ../nbs/06_hooks.ipynb #661c50ac
+_Where = type | str | nn.Module | list | tuple | Callable | None   # what chooses modules
+
 def _wanted(where):
     "What `where` chooses, as a predicate of a name and a module."
     if where is None: return lambda name, m: not list(m.children())
@@ -96,7 +99,7 @@ def _wanted(where):
 
 def find_modules(
     model: nn.Module,
-    where=None  # a module type, a name or a module, a list or tuple of these; a predicate of a module; None: every module without children
+    where: _Where = None  # a module type, a name or a module, a list or tuple of these; a predicate of a module; None: every module without children
 ) -> dict:      # name → module, in the order of registration; a module that has two names, under the first
     "Choose modules inside a model."
     if not isinstance(model, nn.Module): raise InputError(f"find_modules got {type(model).__name__}, expected a torch.nn.Module.")
@@ -200,11 +203,11 @@ class ActivationStats(Callback):
     `table()`). Units are found by what made the input (`_unit_dim`); of a single vector they are merged, and behind frozen layers three dimensions
     are taken as (batch, place, unit)."""
     def __init__(self,
-        model: nn.Module = None, # None: the model of the `Learner`
-        where=None,              # which modules, as for `find_modules`; None: all without children
-        rows: int = 256,         # windows kept: when they are full, each two become one
-        sample: int = 5,         # histograms and saturation: at every n-th step (once per window, when that is longer), of about 8,000 elements
-        bins: int = 128          # of a histogram
+        model: nn.Module | None = None, # None: the model of the `Learner`
+        where: _Where = None,           # which modules, as for `find_modules`; None: all without children
+        rows: int = 256,                # windows kept: when they are full, each two become one
+        sample: int = 5,                # histograms and saturation: at every n-th step (once per window, when that is longer), of about 8,000 elements
+        bins: int = 128                 # of a histogram
     ):
         for what, n, of in (('rows', rows, 2), ('sample', sample, 1), ('bins', bins, 4)):
             if not (isinstance(n, int) and n > 0 and n % of == 0): raise InputError(f"{what} is {n!r}, expected a whole number from 1 up" + (f', a multiple of {of}.' if of > 1 else '.'))
@@ -216,13 +219,13 @@ class ActivationStats(Callback):
         if self.model is None: raise InputError("ActivationStats has no model to watch, expected one: ActivationStats(model), or use it as a callback.")
         self.attach(); return self
     def __exit__(self, *_): self.remove()
-    def before_fit(self, learn):
+    def before_fit(self, learn: Learner) -> None:
         if self.model is None: self._prepare(learn.model)
         elif not any(m is self.model for m in learn.model.modules()):
             raise InputError("this ActivationStats has watched another model, expected the same one, or a part of it: make a new ActivationStats for each model.")
         self.attach()
-    def after_step(self, learn): self.step()
-    def after_fit(self, learn): self.remove()
+    def after_step(self, learn: Learner) -> None: self.step()
+    def after_fit(self, learn: Learner) -> None: self.remove()
 
 # %% ../nbs/06_hooks.ipynb #1b83dde6
 #| code-fold: true
@@ -488,7 +491,7 @@ def history(self: ActivationStats) -> dict:  # name → tensor on the CPU, a row
 
 @patch
 def units(self: ActivationStats,
-    last: int = None  # over so many last steps, rounded up to whole windows; None: over all
+    last: int | None = None  # over so many last steps, rounded up to whole windows; None: over all
 ) -> dict:            # name of each activation → dict(units=how many, dead=[which], always_negative=[which])
     "Units with a slope of 0 for every input and position seen, and those that never had a positive input though their slope was not 0."
     used = self._used(last)
@@ -514,7 +517,7 @@ def histogram(self: ActivationStats,
 #| code-fold: true
 @patch
 def table(self: ActivationStats,
-    last: int = None  # over so many last steps, rounded up to whole windows; None: over all
+    last: int | None = None  # over so many last steps, rounded up to whole windows; None: over all
 ) -> list:            # a dict per module
     "What was seen of each module, and what was not."
     used, units = self._used(last), self.units(last)
@@ -541,7 +544,7 @@ def _note(self: ActivationStats, w):
     return f'{w.passes/self.passes:.3g} calls in a pass, merged' if 0 < self.passes < w.passes else ''
 
 @patch
-def to_markdown(self: ActivationStats, last: int = None) -> str:
+def to_markdown(self: ActivationStats, last: int | None = None) -> str:
     "The table as Markdown."
     def cell(v): return '' if v is None or v != v else f'{v:.4g}' if isinstance(v, float) else str(v)
     rows = self.table(last)
@@ -574,7 +577,7 @@ def _legend(ax):
     if handles: ax.figure.legend(handles, labels, loc='outside right center', fontsize=8)
 
 @patch
-def plot_stats(self: ActivationStats):
+def plot_stats(self: ActivationStats) -> Iterable:
     "Mean and std of the activations of each module, by step; returns the axes."
     h, axes = self.history(), _panels(2, 7.2)
     _lines(axes[0], h['step'], h['mean'], self.names, title='mean of the activations')
@@ -583,7 +586,7 @@ def plot_stats(self: ActivationStats):
     return axes
 
 @patch
-def plot_grads(self: ActivationStats):
+def plot_grads(self: ActivationStats) -> Iterable:
     "Rms of the loss's gradient with respect to each module's output, by step; returns the axes."
     h, axes = self.history(), _panels(1, 6)
     _lines(axes[0], h['step'], h['grad_rms'], self.names, title="rms of the gradient at each module's output", yscale='log')
@@ -593,7 +596,7 @@ def plot_grads(self: ActivationStats):
 # %% ../nbs/06_hooks.ipynb #974df2ee
 #| code-fold: true
 @patch
-def plot_dead(self: ActivationStats):
+def plot_dead(self: ActivationStats) -> Iterable:
     "Share of dead units by step and activation; and, if there are any, of those that are always negative though not dead; returns the axes."
     h = self.history()
     kinds = ['dead'] + ['always_negative']*bool((h['always_negative'] > 0).any())
@@ -605,7 +608,7 @@ def plot_dead(self: ActivationStats):
 @patch
 def plot_updates(self: ActivationStats,
     vectors: bool = False  # also biases and other parameters of one dimension
-):
+) -> Iterable:
     "Rms of each update over that of the weights, by step, with a line at 1/1000; returns the axes."
     h, axes = self.history(), _panels(1, 6)
     keep = [i for i, p in enumerate(self._parameters) if vectors or p.ndim > 1]
@@ -616,8 +619,8 @@ def plot_updates(self: ActivationStats,
 
 @patch
 def plot_histograms(self: ActivationStats,
-    names: list = None  # of modules; None: all that returned numbers
-):
+    names: list[str] | None = None  # of modules; None: all that returned numbers
+) -> Iterable:
     "For each module a picture: step to the right, activation upwards, the darker the more (log of the count, to a scale of its own); returns the axes."
     import matplotlib.pyplot as plt
     steps, shown = self.history()['step'], [n for n in names or self.names if self.histogram(n)[0].any()]
