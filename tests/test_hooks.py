@@ -237,6 +237,7 @@ def test_last_looks_at_the_last_steps():
 @pytest.mark.parametrize('module', [nn.Dropout(), nn.Dropout(1.), nn.Identity(), nn.BatchNorm1d(6), nn.LayerNorm(6), nn.Softmax(-1), nn.LogSoftmax(-1), nn.Linear(6, 6), nn.Flatten(), nn.GLU(), nn.GroupNorm(2, 6), nn.RMSNorm(6)], ids=str)
 def test_no_activation(module): assert watch(nn.Sequential(nn.Linear(6, 6), module), torch.randn(9, 6)).units() == {}
 
+@pytest.mark.slow
 def test_probing_and_watching_leave_random_numbers_and_modules_alone():
     class Counting(nn.Module):
         def __init__(self): super().__init__(); self.calls = 0
@@ -275,6 +276,7 @@ def test_over_any_memory_layout(d):
 
 # ---- in time ---------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_run():
     m = small()
     def held(s): return sum(t.numel() for t in [s._sums, s._moves, s._hist] + [t for w in s.watched if w.ends is not None for t in (w.ends, w.alive, w.small)])

@@ -6,10 +6,12 @@ from conftest import ROOT, edit
 
 def code_cells(nb): return [c for c in nb['cells'] if c['cell_type'] == 'code']
 
+@pytest.mark.slow
 def test_in_step(): assert list(instep.problems(ROOT)) == []
 
 def found(copy, *words): assert any(all(w in p for w in words) for p in instep.problems(copy)), list(instep.problems(copy))
 
+@pytest.mark.slow
 def test_stale_module(copy):
     core = copy/'initnotes'/'core.py'
     before = core.read_text()
@@ -17,20 +19,24 @@ def test_stale_module(copy):
     assert core.read_text() != before
     found(copy, 'core.py', 'not what the notebooks export')
 
+@pytest.mark.slow
 def test_module_of_a_removed_notebook(copy):
     old = copy/'initnotes'/'old.py'
     old.write_text((copy/'initnotes'/'core.py').read_text())
     found(copy, 'old.py', 'no notebook exports it')
 
+@pytest.mark.slow
 def test_missing_module(copy):
     (copy/'initnotes'/'data.py').unlink()
     found(copy, 'data.py', 'missing')
 
+@pytest.mark.slow
 def test_version_only_in_settings(copy):
     init = copy/'initnotes'/'__init__.py'
     init.write_text(init.read_text().replace('__version__ = "', '__version__ = "9'))
     found(copy, '__init__.py')
 
+@pytest.mark.slow
 def test_unclean_notebook(copy):
     edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[1].update(execution_count=3))
     found(copy, '00_core.ipynb', 'nbdev_clean')
@@ -48,6 +54,7 @@ def test_misspelt_directive(copy):
     edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| exprot\n', 'x = 1']))
     found(copy, '00_core.ipynb', 'exprot')
 
+@pytest.mark.slow
 def test_a_comment_is_no_directive(copy):
     edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[1]['source'].append('\n# export it later, or hide it'))
     assert not any('pipe' in p for p in instep.problems(copy))
@@ -57,6 +64,7 @@ def test_uphill_import(copy, line):
     edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[1].update(source=[line]))
     found(copy, '00_core.ipynb', 'earlier lesson')
 
+@pytest.mark.slow
 def test_downhill_import(copy):
     edit(copy/'nbs'/'03_why_sqrt5.ipynb', lambda nb: code_cells(nb)[2]['source'].append('\nfrom initnotes.data import read_idx'))
     assert not any('earlier lesson' in p for p in instep.problems(copy))
@@ -69,6 +77,7 @@ def test_all_has_every_module():
 def test_only_numbered_notebooks_export():
     for p in (ROOT/'nbs').glob('*.ipynb'): assert bool(instep.module_of(json.loads(p.read_text(encoding='utf-8')))) == p.name[0].isdigit(), p.name
 
+@pytest.mark.slow
 def test_alternative_text_is_a_directive(copy):
     edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| fig-alt: A line that rises, and why: not at all\n', 'x = 1']))
     assert not any('directive' in p or 'pipe' in p for p in instep.problems(copy))

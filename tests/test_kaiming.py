@@ -16,7 +16,7 @@ HALVES = torch.float16, torch.bfloat16
 DTYPES = torch.float32, torch.float64, *HALVES
 CUT = math.sqrt(1 - 4*math.exp(-2)/math.sqrt(2*math.pi)/math.erf(math.sqrt(2)))     # std of a normal cut at ±2
 quick = settings(max_examples=150, deadline=None)
-slow = settings(max_examples=40, deadline=None)
+thorough = settings(max_examples=40, deadline=None)
 
 @pytest.fixture(autouse=True)
 def seeded():
@@ -215,7 +215,7 @@ def is_near(f, mean, std, m1, m2, tol=1e-6):
 
 means, stds, cuts = st.floats(-4, 4), st.floats(.05, 8), st.floats(-6, 6)
 
-@slow
+@thorough
 @example(0., 1., .5003)                     # just beside a round number, where a rule's points may all miss it
 @example(1.5, 1., 1.4961)
 @given(m=means, s=stds | st.just(0.), c=cuts)
@@ -227,7 +227,7 @@ def test_moments_with_a_kink_or_a_jump_anywhere(m, s, c):
     is_near(lambda z: z > c, m, s, p, p, 2e-6)
     is_near(lambda z: (z - c).sign(), m, s, 2*p - 1, 1., 2e-6)
 
-@slow
+@thorough
 @given(m=means, s=stds, a=st.floats(-1, 1))
 def test_moments_of_piecewise_linear_functions(m, s, a):
     (up, up2), (down, down2) = relu_moments(m, s), relu_moments(-m, s)
@@ -284,7 +284,7 @@ def test_backward_gain_is_that_of_quadpack(name):
     f, _, slope = SMOOTH[name]
     assert gain(f, backward=True) == pytest.approx(expectation(lambda x: slope(x)**2)**-.5, rel=1e-7)
 
-@slow
+@thorough
 @example(-6., 1, .2971, lambda z: z > 0, False)
 @given(log_c=st.floats(-9, 9), sign=st.sampled_from([-1, 1]), t=st.floats(-2, 2), f=st.sampled_from([F.relu, torch.tanh, F.gelu, lambda z: z > 0, F.softplus]), backward=st.booleans())
 def test_gain_undoes_a_factor(log_c, sign, t, f, backward):
@@ -477,7 +477,7 @@ def test_the_report_as_text():
 
 LAYERS = {'a': lambda: nn.Linear(6, 7), 'b': lambda: nn.Conv2d(2, 3, 3), 'c': lambda: nn.LSTM(3, 4), 'd': lambda: nn.MultiheadAttention(4, 2), 'e': lambda: nn.Embedding(3, 4), 'f': lambda: nn.Linear(6, 7)}
 
-@slow
+@thorough
 @given(one=st.lists(st.sampled_from('abcdef'), unique=True), two=st.lists(st.sampled_from('abcdef'), unique=True), seed=st.integers(0, 2**40), own=st.booleans(), scheme=st.sampled_from(['kaiming_normal', 'xavier_uniform', 'lecun_normal']))
 def test_seed_by_name(one, two, seed, own, scheme):
     "A weight depends on the seed and its own name, not on which other layers there are, or in what order; and no random state moves."

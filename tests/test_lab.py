@@ -45,6 +45,7 @@ def test_git_does_not_see_them():
 def test_what_the_site_folds_is_folded_in_the_lesson_itself():
     for path in (ROOT/'nbs').glob('*.ipynb'): assert list(instep.badly_folded(path, lab.read(path))) == []
 
+@pytest.mark.slow
 def test_a_cell_that_is_folded_in_one_place_only_is_found(copy):
     def unfold(nb): next(c for c in nb['cells'] if 'jupyter' in c['metadata'])['metadata'].clear()
     edit(copy/'nbs'/'00_core.ipynb', unfold)

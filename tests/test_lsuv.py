@@ -14,7 +14,7 @@ from conftest import ROOT
 from initnotes.core import InputError
 from initnotes.lsuv import ConvLayer, GeneralReLU, LsuvError, LsuvReport, lsuv_, lsuv_kinds
 
-slow = settings(max_examples=60, deadline=None)
+thorough = settings(max_examples=60, deadline=None)
 
 @pytest.fixture(autouse=True)
 def seeded():
@@ -111,7 +111,7 @@ def or_dead(call, *args, **kw):
     try: return call(*args, **kw)
     except LsuvError as e: assert 'everywhere' in str(e) and 'input is all zero' in str(e); assume(False)
 
-@slow
+@thorough
 @given(net=nets, seed=st.integers(0, 10**6), target=st.sampled_from([1., .3, 7.]), centre=st.sampled_from([None, 0., 2.]))
 def test_a_fresh_forward_gives_the_target_at_every_layer(net, seed, target, centre):
     scatter_(net, seed)
@@ -121,7 +121,7 @@ def test_a_fresh_forward_gives_the_target_at_every_layer(net, seed, target, cent
     assert all(r['why'] == 'never called in this forward' for r in report if r['layer'] not in called)
     for r in report: assert r['calls'] == (net.kinds.count('shared') if r['layer'] == 'shared' else r['layer'] in called)
 
-@slow
+@thorough
 @given(net=nets, seed=st.integers(0, 10**6), centre=st.sampled_from([None, 0.]))
 def test_again_changes_nothing(net, seed, centre):
     x = batch_for(scatter_(net, seed), seed)
@@ -148,7 +148,7 @@ def textbook_(model, x, tol=1e-7, most=60):
             else: return False
     return True
 
-@slow
+@thorough
 @given(net=nets, seed=st.integers(0, 10**6))
 def test_the_same_as_the_textbook_loop(net, seed):
     "In float64, where biases are zero and the loop converges."
@@ -955,6 +955,7 @@ def torchrun(tmp_path, *args):
     done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', tmp_path/'worker.py', *args], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr
 
+@pytest.mark.slow
 def test_two_processes_as_one_on_both_batches(tmp_path):
     x, path = torch.randn(50, 1, 9, 9)*torch.rand(50, 1, 1, 1), str(tmp_path/'x')
     torch.save(x, path)
@@ -968,6 +969,7 @@ def test_two_processes_as_one_on_both_batches(tmp_path):
     for r, s in zip(itertools.chain(*reports), itertools.chain(*single)):
         assert r['layer'] == s['layer'] and r['std_before'] == pytest.approx(s['std_before'], rel=1e-5) and r['se'] == pytest.approx(s['se'], rel=.05)
 
+@pytest.mark.slow
 def test_ranks_that_start_differently_are_refused(tmp_path):
     path = str(tmp_path/'x')
     torch.save(torch.randn(50, 1, 9, 9), path)
@@ -984,6 +986,7 @@ REAL = {'ResNet-50': ('ResNetForImageClassification', 'ResNetConfig', dict(embed
 
 @pytest.mark.parametrize('name', REAL)
 @pytest.mark.parametrize('training', [True, False])
+@pytest.mark.slow
 def test_real_architectures(name, training):
     "Random weights, nothing downloaded: calibrated in one pass, every row that is left alone explained."
     import transformers

@@ -117,6 +117,7 @@ def test_comparison_finds_planted_faults():
 
 # ---- the runner ------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_run_compare_and_a_wrong_stored_number(tmp_path):
     path = write_notebook(tmp_path/'00_x.ipynb', 'x = 2', 'print(f"x is {x/3:.4f}")')
     nb = nbs.execute(path)
@@ -130,6 +131,7 @@ def test_run_compare_and_a_wrong_stored_number(tmp_path):
     ('assert 1 + 1 == 3', ['AssertionError', 'assert 1 + 1 == 3']), ('raise ValueError("no good")', ['ValueError', 'no good']),
     ('import warnings; warnings.warn("mind")', ['stderr', 'mind']), ('import os; os._exit(3)', ['DeadKernelError']),
     ('import urllib.request; urllib.request.urlopen("http://no.such.host.invalid")', ['must not reach for the network'])])
+@pytest.mark.slow
 def test_a_failing_cell_is_named(tmp_path, capsys, cell, words):
     path = write_notebook(tmp_path/'07_bad.ipynb', 'x = 1', cell)
     failed = nbs.run([path])
@@ -137,10 +139,12 @@ def test_a_failing_cell_is_named(tmp_path, capsys, cell, words):
     assert failed == [path]
     for w in ['07_bad.ipynb', 'cell 1' if 'Dead' not in words[0] else 'kernel', *words]: assert w in said, said
 
+@pytest.mark.slow
 def test_seed_reaches_the_notebook(tmp_path):
     path = write_notebook(tmp_path/'00_seed.ipynb', 'import os; assert os.environ.get("INITNOTES_SEED") != "2"')
     assert nbs.sweep([path], range(3)) == [(path, 2)]
 
+@pytest.mark.slow
 def test_elsewhere_the_assertions_alone_decide(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(nbs.platform, 'system', lambda: 'Plan9')
     assert 'Plan9' in nbs.off_reference()
@@ -153,6 +157,7 @@ def test_elsewhere_the_assertions_alone_decide(tmp_path, monkeypatch, capsys):
     (['run'], dict(OMP_NUM_THREADS='0'), "OMP_NUM_THREADS is '0'"), (['run'], dict(INITNOTES_SEED='-1'), 'INITNOTES_SEED=1'),
     (['sweep', '--seeds', 'many'], {}, 'a number such as 20'), (['processors', '--settings', 'z80-1'], {}, 'portable-1'),
     (['prove'], {}, 'compare')])
+@pytest.mark.slow
 def test_bad_input(args, env, said):
     done = subprocess.run([sys.executable, ROOT/'tools'/'notebooks.py', *args], capture_output=True, text=True,
                           cwd=ROOT, env={**os.environ, **env})

@@ -29,6 +29,7 @@ def wheel(tmp_path_factory):
     zipfile.ZipFile(path).extractall(tmp/'unpacked')
     return path, tmp/'unpacked'
 
+@pytest.mark.slow
 def test_wheel_holds_code_data_and_licence(wheel):
     names = set(zipfile.ZipFile(wheel[0]).namelist())
     for f in sorted((ROOT/'initnotes').rglob('*')):
@@ -37,6 +38,7 @@ def test_wheel_holds_code_data_and_licence(wheel):
     assert 'initnotes/py.typed' in names
     assert wheel[0].name.startswith(f"initnotes-{CFG['version']}-")
 
+@pytest.mark.slow
 def test_wheel_says_both_licences_and_has_their_texts(wheel):
     meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text(encoding='utf-8')
     assert 'License-Expression: Apache-2.0 AND CC-BY-SA-3.0' in meta
@@ -44,6 +46,7 @@ def test_wheel_says_both_licences_and_has_their_texts(wheel):
     texts = [next(wheel[1].glob(f'*.dist-info/licenses/{f}')).read_text(encoding='utf-8') for f in files]
     assert ['Apache License' in texts[0], 'Attribution-ShareAlike 3.0' in texts[1]] == [True, True] and len(files) == 2
 
+@pytest.mark.slow
 def test_extras(wheel):
     "What a learner installs holds nothing that only maintainers need; `dev` is all of it."
     meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text(encoding='utf-8')
@@ -51,6 +54,7 @@ def test_extras(wheel):
     assert extras['dev'] == extras['learn'] | extras['test'] | extras['site']
     assert extras['learn'] == {'jupyterlab', 'nbclient', 'nbdev', 'execnb', 'fastcore'} and 'pytest' in extras['test'] and 'sphinx' in extras['site']
 
+@pytest.mark.slow
 def test_requirements_have_no_upper_bound(wheel):
     meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text()
     needs = [l for l in meta.splitlines() if l.startswith('Requires-Dist') and 'extra' not in l]
@@ -72,6 +76,7 @@ assert initnotes.mnist().x_train.shape == (50000, 784) and 'y' in led.to_markdow
 print(initnotes.__version__)"""
     assert python(code, PYTHONPATH=os.pathsep.join([str(wheel[1]), str(peer)])).strip() == CFG['version']
 
+@pytest.mark.slow
 def test_import_loads_nothing_that_torch_does_not():
     "No module beyond torch's own, the standard library, fastcore's basics and ours; no plotting."
     new = python("""
@@ -114,6 +119,7 @@ def test_versions_in_constraints_are_plain():
     pins = [l for l in (ROOT/'constraints.txt').read_text().splitlines() if l and not l.startswith('#')]
     assert all(re.fullmatch(r'[\w.-]+==[\w.]+', p) for p in pins) and len(pins) == len({p.split('==')[0].lower() for p in pins})
 
+@pytest.mark.slow
 def test_readme_code_runs():
     "The README's examples for practitioners, as they stand."
     code = '\n'.join(re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), re.S))

@@ -300,6 +300,7 @@ def progress(env):
             "Learner(m, TensorLoader(x, torch.zeros(40, dtype=int), 8), None, F.cross_entropy, torch.optim.SGD(m.parameters(), lr=.1), [Progress()]).fit(2)")
     return subprocess.run([sys.executable, '-W', 'error', '-c', code], capture_output=True, text=True, env={**os.environ, **env}, check=True)
 
+@pytest.mark.slow
 def test_progress_shows_and_leaves_nothing():
     done = progress({'TQDM_DISABLE': '', 'TQDM_MININTERVAL': '0'})
     assert 'epoch 2/2, loss' in done.stderr and done.stderr.splitlines()[-1].strip() == ''   # text mode made newlines of the bar's returns

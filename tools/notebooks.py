@@ -51,6 +51,7 @@ def environment(settings, seed):
     env = {k: v for k, v in env.items() if v or k not in PINS}
     if seed is not None: env['INITNOTES_SEED'] = str(seed)
     path = [str(ROOT/'tools'/'offline'), env.get('PYTHONPATH')]
+    env.setdefault('OMP_WAIT_POLICY', 'passive')   # threads that wait do not burn a core others need
     return env | dict(TQDM_DISABLE='1', PYTHONPATH=os.pathsep.join(filter(None, path)))
 
 def execute(path, seed=None, settings={}, on_cell=lambda **_: None):
