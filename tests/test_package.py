@@ -52,7 +52,7 @@ def test_extras(wheel):
     meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text(encoding='utf-8')
     extras = {e: set(re.findall(rf'^Requires-Dist: ([\w-]+).*extra == "{e}"$', meta, re.M)) for e in ('learn', 'test', 'site', 'dev')}
     assert extras['dev'] == extras['learn'] | extras['test'] | extras['site']
-    assert extras['learn'] == {'jupyterlab', 'nbclient', 'nbdev', 'execnb', 'fastcore'} and 'pytest' in extras['test'] and 'sphinx' in extras['site']
+    assert extras['learn'] == {'jupyterlab', 'ipywidgets', 'nbclient', 'nbdev', 'execnb', 'fastcore'} and 'pytest' in extras['test'] and 'sphinx' in extras['site']
 
 @pytest.mark.slow
 def test_requirements_have_no_upper_bound(wheel):
