@@ -3,7 +3,7 @@ PYTHON ?= python3
 SEEDS ?= 20
 SETTINGS ?= portable-1 portable-2 avx2-1 avx2-2 native-1 native-2
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
 # Nothing is written outside .venv, lab, _build and _site, and no personal configuration leaks into a lesson.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/_build/pycache
@@ -29,14 +29,14 @@ help: ## list the commands
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("initnotes needs Python 3.11 or later; $(PYTHON) is %d.%d. If you have a later one: make PYTHON=python3.12 $(MAKECMDGOALS)" % sys.version_info[:2])'
 	@echo 'Making .venv: about 300 MB to download, a minute or two (on Linux, 3 GB more unless PyTorch is the CPU build: see README).'
 	@$(PYTHON) -m venv --clear .venv || { echo 'No virtual environment could be made. On Debian and Ubuntu: apt install python3-venv; then the same make again.'; rm -rf .venv; exit 1; }
-	$(PIP) -e '.[learn]'
+	$(PIP) -c constraints.txt -e '.[learn]'
 	@touch $@
 
 .venv/dev: .venv/learn
 	@echo "Adding the maintainers' tools: about 150 MB more."
-	$(PIP) -e '.[dev]'
+	$(PIP) -c constraints.txt -e '.[dev]'
 	for v in $$(sed -n 's/^fastcore_peers *= *//p' settings.ini); do \
-	  $(PIP) --quiet --no-deps --target .venv/peers/fastcore-$$v fastcore==$$v -c /dev/null || exit 1; done
+	  $(PIP) --quiet --no-deps --upgrade --target .venv/peers/fastcore-$$v fastcore==$$v || exit 1; done
 	@touch $@
 
 HEALTHY = @$(BIN)/python -c 'import torch, initnotes, sys; sys.exit(not initnotes.__file__.startswith("$(CURDIR)/"))' 2>/dev/null \
