@@ -1,7 +1,8 @@
 "How neural networks are initialised: measured, explained, and done. See the course in `nbs/`."
 __version__ = "0.1.0"
 
-from .core import InputError, Stats, set_seed, stats
+from .report import InputError, Report, set_seed
+from .core import Stats, stats
 from .data import DataError, Mnist, mnist, normalize, normalize_to, read_idx
 from .why_sqrt5 import four_conv_net, leaky_gain, torch_default_std
 from .kaiming import (Fans, InitReport, calculate_gain, fans, gain, init_, kaiming_normal_, kaiming_uniform_, lecun_normal_, lecun_uniform_,
@@ -11,7 +12,7 @@ from .training import (AvgStats, BatchTransform, Callback, CancelBatch, CancelEp
 from .hooks import ActivationStats, Hook, Hooks, find_modules
 from .lsuv import ConvLayer, GeneralReLU, LsuvError, LsuvReport, lsuv_, lsuv_kinds
 
-__all__ = ['InputError', 'Stats', 'set_seed', 'stats', 'DataError', 'Mnist', 'mnist', 'normalize', 'normalize_to', 'read_idx',
+__all__ = ['InputError', 'Report', 'set_seed', 'Stats', 'stats', 'DataError', 'Mnist', 'mnist', 'normalize', 'normalize_to', 'read_idx',
            'four_conv_net', 'leaky_gain', 'torch_default_std', 'Fans', 'InitReport', 'calculate_gain', 'fans', 'gain', 'init_',
            'kaiming_normal_', 'kaiming_uniform_', 'lecun_normal_', 'lecun_uniform_', 'moments', 'orthogonal_', 'trunc_normal_',
            'variance_scaling_', 'xavier_normal_', 'xavier_uniform_',

@@ -1,4 +1,5 @@
 "Everything that the lessons export, for `from initnotes.all import *` in a notebook."
+from .report import *
 from .core import *
 from .data import *
 from .foundations import *

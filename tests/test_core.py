@@ -1,4 +1,4 @@
-"stats, standard errors, seeds and the ledger beyond what lesson 00 shows."
+"stats, standard errors, seeds and the ledger beyond what lesson 01 shows."
 import importlib, inspect, json, math, random
 
 import pytest, torch

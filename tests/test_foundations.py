@@ -1,4 +1,4 @@
-"Lesson 02's functions and classes against autograd and torch.nn, on shapes that the lesson does not show."
+"Lesson 03's functions and classes against autograd and torch.nn, on shapes that the lesson does not show."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn

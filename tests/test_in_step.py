@@ -38,35 +38,35 @@ def test_version_only_in_settings(copy):
 
 @pytest.mark.slow
 def test_unclean_notebook(copy):
-    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[1].update(execution_count=3))
-    found(copy, '00_core.ipynb', 'nbdev_clean')
+    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[1].update(execution_count=3))
+    found(copy, '01_core.ipynb', 'nbdev_clean')
 
 @pytest.mark.parametrize('line', ['#export', '# export', '#hide', '#default_exp core', '#exporti'])
 def test_directive_without_pipe(copy, line):
-    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=[line + '\n', 'x = 1']))
-    found(copy, '00_core.ipynb', 'no pipe')
+    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[3].update(source=[line + '\n', 'x = 1']))
+    found(copy, '01_core.ipynb', 'no pipe')
 
 def test_directive_below_code(copy):
-    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['x = 1\n', '#| export\n', 'y = 2']))
-    found(copy, '00_core.ipynb', 'below code')
+    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['x = 1\n', '#| export\n', 'y = 2']))
+    found(copy, '01_core.ipynb', 'below code')
 
 def test_misspelt_directive(copy):
-    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| exprot\n', 'x = 1']))
-    found(copy, '00_core.ipynb', 'exprot')
+    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| exprot\n', 'x = 1']))
+    found(copy, '01_core.ipynb', 'exprot')
 
 @pytest.mark.slow
 def test_a_comment_is_no_directive(copy):
-    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[1]['source'].append('\n# export it later, or hide it'))
+    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[1]['source'].append('\n# export it later, or hide it'))
     assert not any('pipe' in p for p in instep.problems(copy))
 
 @pytest.mark.parametrize('line', ['from initnotes.why_sqrt5 import leaky_gain', 'import initnotes.data', 'from initnotes import data', 'from initnotes.all import *'])
 def test_uphill_import(copy, line):
-    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[1].update(source=[line]))
-    found(copy, '00_core.ipynb', 'earlier lesson')
+    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[1].update(source=[line]))
+    found(copy, '01_core.ipynb', 'earlier lesson')
 
 @pytest.mark.slow
 def test_downhill_import(copy):
-    edit(copy/'nbs'/'03_why_sqrt5.ipynb', lambda nb: code_cells(nb)[2]['source'].append('\nfrom initnotes.data import read_idx'))
+    edit(copy/'nbs'/'04_why_sqrt5.ipynb', lambda nb: code_cells(nb)[2]['source'].append('\nfrom initnotes.data import read_idx'))
     assert not any('earlier lesson' in p for p in instep.problems(copy))
 
 def test_all_has_every_module():
@@ -79,7 +79,7 @@ def test_only_numbered_notebooks_export():
 
 @pytest.mark.slow
 def test_alternative_text_is_a_directive(copy):
-    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| fig-alt: A line that rises, and why: not at all\n', 'x = 1']))
+    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| fig-alt: A line that rises, and why: not at all\n', 'x = 1']))
     assert not any('directive' in p or 'pipe' in p for p in instep.problems(copy))
-    edit(copy/'nbs'/'00_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| fig-atl: A line\n', 'x = 1']))
-    found(copy, '00_core.ipynb', 'fig-atl')
+    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| fig-atl: A line\n', 'x = 1']))
+    found(copy, '01_core.ipynb', 'fig-atl')

@@ -423,7 +423,7 @@ def test_every_parameter_of_every_model(name, call, g):
     assert len({r['parameter'] for r in report}) == len(report) and {id(model.get_parameter(r['parameter'])) for r in report} == {id(p) for p in model.parameters()}
     assert sorted(id(p) for p in model.parameters()) == sorted(id(model.get_parameter(r['parameter'])) for r in report if not str(r['why']).startswith('tied'))
     for r in report:
-        assert list(r) == ['parameter', 'scheme', 'fan', 'std_asked', 'std_drawn', 'why']
+        assert set(r) == {'name', 'kind', 'note', 'parameter', 'scheme', 'fan', 'std_asked', 'std_drawn', 'why'}
         path, p = r['parameter'], model.get_parameter(r['parameter']).detach()
         kind = next(v for k, v in spec.items() if fnmatch.fnmatchcase(path, k))
         if isinstance(kind, tuple) and kind[0] == 'alone':
@@ -470,7 +470,8 @@ def test_memory_format_changes_no_number():
 def test_the_report_as_text():
     report = init_(Tied())
     table = report.to_markdown().split('\n')
-    assert len(table) == len(report) + 2 and {line.count('|') for line in table} == {7} and report._repr_markdown_() == str(report) == '\n'.join(table)
+    assert len(table) == len(report) + 2 and {line.count('|') for line in table} == {7} and report._repr_markdown_() == '\n'.join(table)
+    assert len(str(report).split('\n')) == len(report) + 1 and 'tied to head.weight' in str(report) and '|' not in str(report)
     assert repr(report) == 'InitReport: 4 parameters set, 3 left alone'
 
 # ---- seed_by_name ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from conftest import ROOT, edit
 @pytest.fixture
 def copies(tmp_path):
     "Where copies are made of two lessons, and the folder of those lessons."
-    for name in ('00_core.ipynb', 'index.ipynb', 'matplotlibrc', 'glossary.md', 'references.bib'):
+    for name in ('01_core.ipynb', 'index.ipynb', 'matplotlibrc', 'glossary.md', 'references.bib'):
         (tmp_path/'nbs').mkdir(exist_ok=True)
         (tmp_path/'nbs'/name).write_bytes((ROOT/'nbs'/name).read_bytes())
     (tmp_path/'nbs'/'images').mkdir()
@@ -17,7 +17,7 @@ def copies(tmp_path):
     return tmp_path/'lab', tmp_path/'nbs'
 
 def test_copies_give_nothing_away(copies):
-    nb = lab.read(copies[0]/'00_core.ipynb')
+    nb = lab.read(copies[0]/'01_core.ipynb')
     code = [c for c in nb['cells'] if c['cell_type'] == 'code']
     assert len(code) > 20 and not any(c['outputs'] for c in code)
     assert not any(line.startswith('#|') for c in code for line in c['source'].splitlines())
@@ -25,21 +25,21 @@ def test_copies_give_nothing_away(copies):
 
 def test_what_is_there_is_never_touched_and_a_newer_edition_is_announced(copies):
     own, nbs = copies
-    edit(own/'00_core.ipynb', lambda nb: nb['cells'][0].update(source=['my own thoughts']))
-    before = (own/'00_core.ipynb').read_bytes()
+    edit(own/'01_core.ipynb', lambda nb: nb['cells'][0].update(source=['my own thoughts']))
+    before = (own/'01_core.ipynb').read_bytes()
     assert lab.refresh(nbs, own) == []
-    edit(nbs/'00_core.ipynb', lambda nb: nb['cells'][1].update(source=['# A better title']))
-    assert lab.refresh(nbs, own) == [own/'00_core.ipynb'] and (own/'00_core.ipynb').read_bytes() == before
-    (own/'00_core.ipynb').rename(own/'mine.ipynb')
-    assert lab.refresh(nbs, own) == [] and 'A better title' in (own/'00_core.ipynb').read_text()
+    edit(nbs/'01_core.ipynb', lambda nb: nb['cells'][1].update(source=['# A better title']))
+    assert lab.refresh(nbs, own) == [own/'01_core.ipynb'] and (own/'01_core.ipynb').read_bytes() == before
+    (own/'01_core.ipynb').rename(own/'mine.ipynb')
+    assert lab.refresh(nbs, own) == [] and 'A better title' in (own/'01_core.ipynb').read_text()
 
 @pytest.mark.parametrize('text', ['', 'not json', '[]', '{}', '{"metadata": null}'])
 def test_a_broken_copy_is_left_alone(copies, text):
-    (copies[0]/'00_core.ipynb').write_text(text)
-    assert lab.refresh(copies[1], copies[0]) == [] and (copies[0]/'00_core.ipynb').read_text() == text
+    (copies[0]/'01_core.ipynb').write_text(text)
+    assert lab.refresh(copies[1], copies[0]) == [] and (copies[0]/'01_core.ipynb').read_text() == text
 
 def test_git_does_not_see_them():
-    done = subprocess.run(['git', 'check-ignore', 'lab/00_core.ipynb'], cwd=ROOT, capture_output=True)
+    done = subprocess.run(['git', 'check-ignore', 'lab/01_core.ipynb'], cwd=ROOT, capture_output=True)
     assert done.returncode == 0
 
 def test_what_the_site_folds_is_folded_in_the_lesson_itself():
@@ -48,5 +48,5 @@ def test_what_the_site_folds_is_folded_in_the_lesson_itself():
 @pytest.mark.slow
 def test_a_cell_that_is_folded_in_one_place_only_is_found(copy):
     def unfold(nb): next(c for c in nb['cells'] if 'jupyter' in c['metadata'])['metadata'].clear()
-    edit(copy/'nbs'/'00_core.ipynb', unfold)
-    assert any('00_core' in p and 'folded' in p for p in instep.problems(copy))
+    edit(copy/'nbs'/'01_core.ipynb', unfold)
+    assert any('01_core' in p and 'folded' in p for p in instep.problems(copy))

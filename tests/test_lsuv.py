@@ -882,7 +882,7 @@ def test_report():
     import matplotlib; matplotlib.use('agg')
     report = lsuv_(Tied(), torch.randint(30, (64, 5)))
     assert isinstance(report, LsuvReport) and json.loads(json.dumps(report)) == list(report)
-    assert set(report[0]) == {'layer', 'kind', 'mean_before', 'std_before', 'mean', 'std', 'se', 'scale', 'shift', 'evaluations', 'calls', 'why', 'note'}
+    assert set(report[0]) == {'name', 'between_batches', 'layer', 'kind', 'mean_before', 'std_before', 'mean', 'std', 'se', 'scale', 'shift', 'evaluations', 'calls', 'why', 'note'}
     table, markdown = repr(report), report._repr_markdown_()
     for r in report: assert r['layer'] in table and f"| {r['layer']} |" in markdown
     assert '1 set, 2 left alone' in table and 'tied to embed.weight' in table and '\n' in str(report) and max(map(len, table.splitlines()[:-1])) < 140

@@ -1,4 +1,4 @@
-"Lesson 03's exports on layers the lesson does not show."
+"Lesson 04's exports on layers the lesson does not show."
 import math
 
 import pytest, torch

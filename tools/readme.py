@@ -9,11 +9,13 @@ from instep import module_of, source
 from notebooks import dumps, ledgers, outputs, show, text
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURES = {'images/depth.png': ('03_why_sqrt5', 'fig-depth')}  # file in nbs/: notebook and label of the cell that draws it
+PICTURES = {'images/depth.png': ('04_why_sqrt5', 'fig-depth')}  # file in nbs/: notebook and label of the cell that draws it
 
 def read_notebooks(nbs=ROOT/'nbs'):
     "The numbered lessons, in order."
     return {p.stem: json.loads(p.read_text(encoding='utf-8')) for p in sorted(nbs.glob('[0-9]*.ipynb'))}
+
+def is_workshop(stem): return bool(re.match(r'\d\d[a-z]_', stem))
 
 def question(nb): return re.search(r'^> (.*)$', source(next(c for c in nb['cells'] if c['cell_type'] == 'markdown')), re.M)[1]
 
@@ -47,7 +49,7 @@ def verdict(r): return '✓' if r['reproduced'] else '✗ ' + r['why']
 def table(rows):
     "A row for each figure of a source, of all ledgers."
     return '\n'.join(['| lesson | what | printed | predicted | measured | inside? |', '|---|---|---|---|---|---|'] + [
-        f"| {name[:2]} | {r['what']} | {r['source']} | {show(r['predicted'])} | {show(r['measured'])} | {verdict(r)} |" for name, r in rows])
+        f"| {name.partition('_')[0]} | {r['what']} | {r['source']} | {show(r['predicted'])} | {show(r['measured'])} | {verdict(r)} |" for name, r in rows])
 
 def figures(notebooks):
     rows = sourced(notebooks)
@@ -58,10 +60,10 @@ def figures_page(notebooks):
     about = re.search(r'## The figures it reproduces\n(.*?)<!-- begin figures -->', (ROOT/'README.md').read_text(encoding='utf-8'), re.S)[1]
     rows = [(name, r) for name, nb in notebooks.items() for l in ledgers(nb) for r in l['rows']]
     own = ['| lesson | what | predicted | measured | tolerance |', '|---|---|---|---|---|'] + [
-        f"| {name[:2]} | {r['what']} | {show(r['predicted'])} | {show(r['measured'])} | {r['tolerance']} |" for name, r in rows if not r['source']]
+        f"| {name.partition('_')[0]} | {r['what']} | {show(r['predicted'])} | {show(r['measured'])} | {r['tolerance']} |" for name, r in rows if not r['source']]
     page = '\n'.join(['# Figures reproduced', about, count(sourced(notebooks)), '', table(sourced(notebooks)), '',
                       "## The course's own claims", '', 'Rows of the same ledgers that nobody printed before.', '', *own])
-    return re.sub(r'^\| (\d\d) \|', lambda m: f"| [{m[1]}]({next(n for n in notebooks if n.startswith(m[1]))}.ipynb) |", page, flags=re.M)
+    return re.sub(r'^\| (\d\d\w?) \|', lambda m: f"| [{m[1]}]({next(n for n in notebooks if n.startswith(m[1] + '_'))}.ipynb) |", page, flags=re.M)
 
 def answer(notebooks):
     "The course's answer to its first question, as the index words it."

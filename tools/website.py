@@ -59,7 +59,7 @@ def lesson(stem, nb, bib):
         elif not {'hide', 'default_exp'} & directives(c).keys(): cells.append(code_cell(c, in_solution))
     if in_solution: cells.append(markdown('</details>'))
     head = next(c for c in cells if c['cell_type'] == 'markdown')
-    module, number = module_of(nb), stem[:2] if stem[0].isdigit() else ''
+    module, number = module_of(nb), stem.partition('_')[0] if stem[0].isdigit() else ''
     links = [f'{{download}}`the notebook <notebooks/{stem}.ipynb>` to run'] + ([f'its {{doc}}`library page <api/{module}>`'] if module else [])
     if number: head['source'] = head['source'].replace('# ', f'# {number} · ', 1); links.insert(0, f'about {readme.minutes(nb)} minutes')
     if CFG['git_url']: links.append(f"[its source]({CFG['git_url']}/blob/{CFG['branch']}/nbs/{stem}.ipynb)")
@@ -158,6 +158,18 @@ def write_sources(src, root):
     shutil.copy(find_spec('sphinx-mathjax-offline').submodule_search_locations[0] + '/static/mathjax/tex-svg.js', src/'_static')
     return notebooks, terms((nbs/'glossary.md').read_text(encoding='utf-8'))
 
+# Where the lessons were before version 0.2.
+MOVED = {'00_core': '01_core', '01_data': '02_data', '02_foundations': '03_foundations', '03_why_sqrt5': '04_why_sqrt5',
+         '04_kaiming': '05_kaiming', '05_training': '06_training', '06_hooks': '07_hooks', '07_lsuv': '09_lsuv'}
+
+def redirect(html, notebooks):
+    "Pages at the old addresses that lead to the new ones."
+    for old, new in MOVED.items():
+        if new not in notebooks: continue
+        (html/f'{old}.html').write_text(f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Moved</title>'
+            f'<link rel="canonical" href="{new}.html"><meta http-equiv="refresh" content="0; url={new}.html"></head>'
+            f'<body><article><h1>Moved</h1><p>This lesson is now <a href="{new}.html">{new}</a>.</p></article></body></html>\n', encoding='utf-8')
+
 def build(out, root=ROOT, work=ROOT/'_build'/'site'):
     "Make the site in `out`; anything that Sphinx warns of is an error, and leaves `out` as it was."
     shutil.rmtree(work, ignore_errors=True)
@@ -181,6 +193,7 @@ def build(out, root=ROOT, work=ROOT/'_build'/'site'):
         app.connect('html-page-context', level, priority=900)
         app.build()
     if app.statuscode: raise SystemExit(f'Sphinx ended with status {app.statuscode}')
+    redirect(work/'html', notebooks)
     shutil.rmtree(out, ignore_errors=True); shutil.move(work/'html', out)
     return app
 
