@@ -76,7 +76,8 @@ proof: dev ## in an hour: test, nbdev_test, other processors and seeds, every pa
 	$(MAKE) test HYPOTHESIS_PROFILE=random
 	$(MAKE) nbdev
 	$(MAKE) processors $(if $(ALL),,SETTINGS='portable-1 native-2')
-	$(ONE) $(PYTEST) -n auto -m proof
+	$(ONE) $(PYTEST) -n auto -m 'proof and not lab'
+	$(PYTEST) -m lab
 	$(NOTEBOOKS) sweep --seeds $(or $(PROOF_SEEDS),1-1)
 
 nbdev: dev ## nbdev_test, as it is

@@ -4,6 +4,7 @@ from .core import *
 from .data import *
 from .foundations import *
 from .why_sqrt5 import *
+from .layers import *
 from .kaiming import *
 from .training import *
 from .hooks import *

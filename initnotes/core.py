@@ -37,10 +37,10 @@ def stats(
     if x.is_complex(): raise InputError(f"stats got a {x.dtype} tensor, expected real numbers: pass x.abs(), x.real or x.imag.")
     if x.numel() < 2: raise InputError(f"stats got a tensor of shape {tuple(x.shape)}, expected at least 2 numbers: a std needs two.")
     if x.dtype != torch.float64: x = x.float()
-    for x in (x, x.double()):       # squares of float32 numbers overflow from 1e19 on: then once more, in float64
+    for x in (x, x.double()):       # squares of float32 numbers overflow from 1e19 on, and vanish below 1e-19: then in float64
         std, mean = torch.std_mean(x)
         found = Stats(mean.item(), std.item(), x.square().mean().sqrt().item())
-        if math.isfinite(found.std + found.rms): break
+        if 1e-15 < found.std < math.inf and found.rms < math.inf: break
     return found
 
 # %% ../nbs/01_core.ipynb #5f0d28bd

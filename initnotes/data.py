@@ -95,6 +95,11 @@ def _pair(images, labels):
     return x.flatten(1).float().div_(256), y.long()
 
 # %% ../nbs/02_data.ipynb #1b29e076
+def _found(folder, name):
+    "The file of that name, gzipped or not, with a hyphen before `idx` or a dot, as some unpackers write it."
+    names = [n + end for n in (name.removesuffix('.gz'), name.removesuffix('.gz').replace('-idx', '.idx')) for end in ('.gz', '')]
+    return next((folder/n for n in names if (folder/n).is_file()), folder/names[1])
+
 def mnist(
     path: str | Path | None = None  # a folder with files named like MNIST's four, gzipped or not; None reads the package's own
 ) -> Mnist:  # the last sixth of the training images, 10,000 of MNIST's 60,000, is for validation
@@ -102,7 +107,7 @@ def mnist(
     if path is None: files = [_checked(_MNIST/name) for name in _SHA256]
     else:
         if not Path(path).is_dir(): raise DataError(f"{path}: expected a folder with the four files of a data set like MNIST, found no folder.")
-        files = [Path(path)/name if (Path(path)/name).is_file() else Path(path)/name.removesuffix('.gz') for name in _SHA256]
+        files = [_found(Path(path), name) for name in _SHA256]
     x, y = _pair(*files[:2])
     if len(x) < 6: raise DataError(f"{files[0]}: expected at least 6 images, to keep a sixth for validation, found {len(x)}.")
     n = len(x) - len(x)//6

@@ -21,7 +21,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 from .report import InputError, Report, plot_report
-from .kaiming import _CONV, _NORMS, _RECURRENT, _TRANSPOSED
+from .layers import (EMBEDDINGS, NORMS, RECURRENT, Where, find_modules, kinds, local, scaled_by,
+                              ties)
 
 # %% ../nbs/09_lsuv.ipynb #6c969eac
 class GeneralReLU(nn.Module):
@@ -97,10 +98,10 @@ def _sums(rows, pilot=0.):
 def _measure(y, group=None):
     "Mean, unbiased std and the std's standard error (None when there is one row), over all ranks: `y` in float32 or better."
     rows = _rows(y if y.dtype == torch.float64 else y.float())
-    if not rows.numel(): return SimpleNamespace(n=0, mean=math.nan, std=math.nan, se=None)
-    found = _sums(rows)
-    if found[1]**2 > 4*found[2]/found[0]: found = _sums(rows, rows.new_tensor(found[1]).item())   # a mean that would swallow the digits of the rest
-    if not 1e-12 < found[2]/found[0] < 1e30: found = _sums(rows.cpu().double())     # squares near float32's ends
+    if not rows.numel() and group is None: return SimpleNamespace(n=0, mean=math.nan, std=math.nan, se=None)
+    found = _sums(rows) if rows.numel() else [0, 0., 0., 0, 0.]      # the others wait for this rank, too
+    if rows.numel() and found[1]**2 > 4*found[2]/found[0]: found = _sums(rows, rows.new_tensor(found[1]).item())   # a mean that would swallow the digits of the rest
+    if rows.numel() and not 1e-12 < found[2]/found[0] < 1e30: found = _sums(rows.cpu().double())     # squares near float32's ends
     found = _gather(found, y.device, group)
     n, b = sum(f[0] for f in found), sum(f[3] for f in found)
     mean = sum(f[0]*f[1] for f in found)/n
@@ -118,104 +119,101 @@ def _gather(numbers, device, group):
     return [o.tolist() for o in out]
 
 # %% ../nbs/09_lsuv.ipynb #d31b5db2
-lsuv_kinds = {nn.Linear: ('weight', 'bias'), **{c: ('weight', 'bias') for c in _CONV + _TRANSPOSED},
-              nn.MultiheadAttention: ('out_proj.weight', 'out_proj.bias'),
-              'transformers.pytorch_utils.Conv1D': ('weight', 'bias')}  # for a class, or its full name: the parameters that scale its output and that are added to it
+lsuv_kinds = kinds  # for a class, or its full name: the parameters that scale its output and that are added to it
+
 
 # %% ../nbs/09_lsuv.ipynb #81662def
 #| code-fold: true
-def _kind(module):
-    "The registered class that `module` is one of, and its entry; or None."
-    for c in type(module).__mro__:
-        for key in (c, f'{c.__module__}.{c.__qualname__}'):
-            if key in lsuv_kinds: return c, lsuv_kinds[key]
-
-def _own(module, path):
-    "The parameter that scales what is used as `path`, or None; and why there is none."
-    at, _, name = path.rpartition('.')
-    owner = module.get_submodule(at)
-    if name in owner._parameters: return owner._parameters[name], None
-    if parametrize.is_parametrized(owner, name):
-        chain = owner.parametrizations[name]
-        if len(chain) == 1 and isinstance(chain[0], _WeightNorm): return chain.original0, None
-        return None, f"parametrised by {', '.join(type(p).__name__.strip('_') for p in chain)}, which does not let a scale through"
-    if any(isinstance(h, WeightNorm) and h.name == name for h in owner._forward_pre_hooks.values()): return owner._parameters[name + '_g'], None
-    makers = {type(h).__name__ for h in owner._forward_pre_hooks.values() if getattr(h, 'name', getattr(h, '_tensor_name', None)) == name}
-    if makers: return None, f"its {name} is made by {', '.join(makers)} at every call, which does not let a scale through"
-    return None, None if getattr(owner, name) is None else f'its {name} is no parameter'
-
-def _range(p):
-    "First and last byte of a tensor's memory."
-    start = p.data_ptr()
-    return start, start + p.element_size()*(1 + sum((n - 1)*s for n, s in zip(p.shape, p.stride()))) if p.numel() else start
-
-def _ties(modules):
-    "For the id of each parameter, the names of all others that are the same one or overlap it in memory."
-    named = [(f'{path}.{name}' if path else name, p) for path, m in modules for name, p in m._parameters.items() if p is not None]
-    spans = sorted(((*_range(p), full, p) for full, p in named), key=lambda s: s[:3])
-    ties, open_ = {}, []
-    for start, end, full, p in spans:
-        open_ = [o for o in open_ if o[0] > start and end > start]
-        for _, other, q in open_:
-            for one, name in ((p, other), (q, full)): ties.setdefault(id(one), {})[name] = None
-        open_.append((end, full, p))
-    return ties
-
 def _layers(modules):
     "A record for each module of a registered kind: its name, module, kind, parameters, and why it must be left alone."
-    ties, inner, layers = _ties(modules), set(), {}
+    named = [(f'{path}.{k}' if path else k, p) for path, m in modules for k, p in m._parameters.items() if p is not None]
+    tied, name_of = ties(named), {}
+    for name, p in named: name_of.setdefault(id(p), []).append(name)
+    inner, layers = set(), {}
     for name, module in modules:
-        found = _kind(module)
-        if module in inner or not found: continue
-        kind, (weight, bias) = found
-        at = weight.rpartition('.')[0]
-        if at: inner.add(module.get_submodule(at))
-        try: (w, why), (b, why_b) = _own(module, weight), _own(module, bias) if bias else (None, None)
-        except AttributeError: raise InputError(f"lsuv_kinds says that a {kind.__name__} has {weight!r} and {bias!r}, but '{name}' has not.") from None
-        full = '.'.join(p for p in (name, at) if p) or type(module).__name__
-        layers[module] = SimpleNamespace(name=full, module=module, kind=type(module).__name__, w=w, b=b, base=None, used=None, row=None, calls=0,
-                                         direct=w is not None and w.dim() > 1 and w is getattr(module.get_submodule(at), weight.rpartition('.')[2]), linear=type(module).forward is kind.forward and 'forward' not in vars(module), why=why or why_b or _why(w, b, ties, {f'{name}.{k}'.lstrip('.') for k in (weight, bias)}))
+        base, kind = lsuv_kinds.of(module)
+        if module in inner or not kind or not kind.weight: continue
+        at, _, own = kind.weight.rpartition('.')
+        owner = module.get_submodule(at)
+        if at: inner.add(owner)
+        try: (w, why), (b, why_b) = scaled_by(module, kind.weight), scaled_by(module, kind.bias) if kind.bias else (None, None)
+        except AttributeError: raise InputError(f"lsuv_kinds says that a {base.__name__} has {kind.weight!r} and {kind.bias!r}, but '{name}' has not.") from None
+        mine = {f'{name}.{k}'.lstrip('.') for k in kind}
+        def others(p):
+            names = name_of[id(p)]
+            return [n for n in dict.fromkeys(names[1:] + list(tied[names[0]]) + names[:1]) if n not in mine and [n] != names]
+        layers[module] = SimpleNamespace(
+            name='.'.join(p for p in (name, at) if p) or type(module).__name__, module=module, kind=type(module).__name__,
+            w=w, b=b, base=None, used=None, row=None, calls=0, empty=0, why=why or why_b or _why(w, b, others),
+            direct=w is not None and w.dim() > 1 and w is getattr(owner, own),
+            linear=type(module).forward is base.forward and 'forward' not in vars(module),
+            live=lambda kind=kind, module=module: [k and _at(module, k) for k in kind])
     return layers
 
-def _why(w, b, ties, names):
-    "A reason to leave these parameters, called `names`, alone; or None."
+def _at(module, path): return getattr(module.get_submodule(path.rpartition('.')[0]), path.rpartition('.')[2])
+
+def _why(w, b, others):
+    "A reason to leave these parameters alone; or None."
     if w is None: return 'it has no weight'
     if w.is_complex(): return f'its weight is {w.dtype}'
     if not w.is_floating_point(): return f'its weight is {w.dtype}: not a floating-point number'
     for what, p in (('weight', w), ('bias', b)):
         if p is None: continue
-        if others := [n for n in ties.get(id(p), ()) if n not in names]: return f"its {what} is tied to {' and '.join(others)}"
+        if p.is_meta: return f'its {what} is on the meta device and has no numbers'
+        if p.layout != torch.strided: return f'its {what} is sparse ({p.layout})'
+        if names := others(p): return f"its {what} is tied to {' and '.join(names)}"
         if not p.requires_grad: return f'its {what} is frozen'
-    if not w.any(): return 'its weight is all zero'
+    if not w.numel(): return f'its weight has no elements: shape {tuple(w.shape)}'
+    if not hasattr(w, 'device_mesh') and not (w.flatten()[:1024].any() or w.any()): return 'its weight is all zero'
 
 def _others(modules, layers):
     "Name, class and reason for each other module with parameters of two dimensions or more."
     inside = {m for l in layers.values() if l.module._modules for m in l.module.modules() if m is not l.module}
     for name, module in modules:
         large = [k for k, p in module._parameters.items() if p is not None and p.dim() > 1]
-        if not large or module in inside or isinstance(module, _NORMS): continue
+        if not large or module in inside or isinstance(module, NORMS): continue
         if module in layers:
             if isinstance(module, nn.MultiheadAttention): yield name, module, ', '.join(large) + ': used inside the attention, whose products no hook can see'
-        elif isinstance(module, _RECURRENT): yield name, module, 'recurrent: its gates bound the output, which no scale reaches'
-        elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)): yield name, module, 'embedding: looked up, not multiplied'
+        elif isinstance(module, RECURRENT): yield name, module, 'recurrent: its gates bound the output, which no scale reaches'
+        elif isinstance(module, EMBEDDINGS): yield name, module, 'embedding: looked up, not multiplied'
         else: yield name, module, f"{', '.join(large)} of a {type(module).__name__}, which lsuv_kinds does not know"
 
 # %% ../nbs/09_lsuv.ipynb #b314d440
 #| code-fold: true
-class _NoDropout(TorchFunctionMode):
-    "Turns off dropout where it is called as a function, and inside attention."
+class _Careful(TorchFunctionMode):
+    """Turns off dropout where it is called as a function, and inside attention; and remembers every parameter that the forward
+    itself writes to (momentum encoders, ActNorm, clamped temperatures), before it does."""
     off = {getattr(F, n) for n in ('dropout', 'dropout1d', 'dropout2d', 'dropout3d', 'alpha_dropout', 'feature_alpha_dropout')} | \
           {getattr(torch, n + s) for n in ('dropout', 'alpha_dropout', 'feature_dropout', 'feature_alpha_dropout') for s in ('', '_')}
+    def __init__(self, model, run, dropping):
+        super().__init__()
+        self.run, self.dropping, self.written, self.owners = run, dropping, {}, {}
+        for p in model.parameters():
+            if (s := _storage(p)) is not None: self.owners.setdefault(s, []).append(p)
+
+    def remember(self, things):
+        for t in tree_flatten(things)[0]:
+            for p in self.owners.get(_storage(t), ()) if isinstance(t, torch.Tensor) else ():
+                if id(p) not in self.written: self.written[id(p)] = self.run.saved.get(id(p)) or (p, p.detach().clone())
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        kwargs, name = kwargs or {}, getattr(func, '__name__', '')
+        if name == '__set__' or name.startswith('__i') or name.endswith('_') and not name.endswith('__') or name == '__setitem__': self.remember(args[:1])
+        if kwargs.get('out') is not None: self.remember(kwargs['out'])
+        if not self.dropping: return func(*args, **kwargs)
         if func in self.off: return args[0] if args else kwargs['input']
         if func is F.scaled_dot_product_attention:
             if len(args) > 4: args = (*args[:4], 0., *args[5:])
             elif 'dropout_p' in kwargs: kwargs = {**kwargs, 'dropout_p': 0.}
         return func(*args, **kwargs)
 
+def _storage(t):
+    "Where the memory behind a tensor begins; None where it has none."
+    t = local(t)
+    return None if t.layout != torch.strided or t.is_meta or not t.numel() else t.untyped_storage().data_ptr()
+
 def _own_work(f):
-    "`f` without the detour of every operation through `_NoDropout`, which would double its time."
+    "`f` without the detour of every operation through `_Careful`, which would double its time."
     @functools.wraps(f)
     def plain(*args, **kwargs):
         with torch._C.DisableTorchFunction(): return f(*args, **kwargs)
@@ -237,13 +235,17 @@ def _devices(*things):
     "Devices with a random state of their own among the tensors of these."
     return sorted({t.device for t in tree_flatten(things)[0] if isinstance(t, torch.Tensor)} - {torch.device('cpu'), torch.device('meta')}, key=str)
 
+@_own_work
 def _put(p, value):
-    "Write into a parameter, also one that was made in inference mode."
-    with torch.inference_mode() if p.is_inference() else torch.no_grad(): p.copy_(value)
+    "Write into a parameter, also one that was made in inference mode; unseen by autograd, for a forward may differentiate."
+    if p.is_inference():
+        with torch.inference_mode(): p.copy_(value)
+    else: p.data.copy_(value)
 
 @contextmanager
-def _undisturbed(model):
-    "Dropout off, no gradients, no compiled or fused code; afterwards every buffer and every mode is what it was."
+def _undisturbed(model, run):
+    """Dropout off, no gradients, no compiled or fused code; afterwards every buffer and every mode is what it was, and what the
+    forward itself wrote into parameters, but those that `run` calibrated."""
     modes = [(m, m.training) for m in model.modules()]
     buffers = [(m, n, b, b.detach().clone()) for m in model.modules() for n, b in m._buffers.items() if b is not None]
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -251,7 +253,7 @@ def _undisturbed(model):
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             if 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance'): stack.enter_context(torch.compiler.set_stance('force_eager'))
-            if any(t for _, t in modes): stack.enter_context(_NoDropout())
+            careful = stack.enter_context(_Careful(model, run, any(t for _, t in modes)))
             torch.backends.mha.set_fastpath_enabled(False)
             for m, _ in modes:
                 if isinstance(m, _DROPPERS): m.training = False
@@ -262,6 +264,9 @@ def _undisturbed(model):
         for m, n, b, old in buffers:
             m._buffers[n] = b
             if not torch.equal(b, old): _put(b, old)
+        run.written = careful.written
+        for p, old in careful.written.values():
+            if id(p) not in run.saved: _put(p, old)
 
 # %% ../nbs/09_lsuv.ipynb #7b2baa31
 #| code-fold: true
@@ -324,6 +329,8 @@ class _Run:
     "One calibrating forward: what is asked, what was changed, and what was found."
     def __init__(self, std, mean, tol, group):
         self.std, self.mean, self.tol, self.group = std, mean, tol, group
+        self.written = {}                # what the forward itself changed
+        self.batch = set()               # ids of the tensors that the model was given
         self.saved, self.rows, self.quiet, self.depth, self.called, self.hint = {}, [], False, 0, [], None
 
     def keep(self, p):
@@ -332,7 +339,7 @@ class _Run:
         return self.saved[id(p)][1]
 
     def undo(self, modules):
-        for p, old in self.saved.values(): _put(p, old)
+        for p, old in [*self.saved.values(), *self.written.values()]: _put(p, old)
         for m in modules: self.renew(m)
 
     def renew(self, module):
@@ -352,7 +359,7 @@ class _Run:
     def rescale(self, layer, scale, shift):
         "Weight and bias times `scale`, and `shift` added to the bias."
         if layer.base is None: layer.base = [p if p is None else p.detach().clone() if id(p) in self.saved else self.keep(p) for p in (layer.w, layer.b)]
-        for p, base, add in zip((layer.w, layer.b), layer.base, (0., shift)):
+        for p, base, add, now in zip((layer.w, layer.b), layer.base, (0., shift), layer.live()):
             if p is None: continue
             half = p.dtype in (torch.float16, torch.bfloat16)
             new = (base.float() if half else base)*scale
@@ -360,6 +367,7 @@ class _Run:
             if half and not new.abs().max() <= torch.finfo(p.dtype).max:
                 raise LsuvError(f"'{layer.name}': scaled by {scale:.4g}, its parameters pass the largest number of {p.dtype}. Calibrate the model in float32.")
             _put(p, new)
+            if now is not p and hasattr(p, 'device_mesh'): _put(now, self.keep(now)*scale + add)   # gathered for this forward (FSDP)
         self.renew(layer.module)
 
     @_own_work
@@ -373,6 +381,16 @@ class _Run:
             where = '' if x is None else ', and its input as well' if not x.isfinite().all() else '; its input has none'
             raise LsuvError(f"'{name}': {bad:,} of the {y.numel():,} numbers of its output are nan or inf{where}. Look at the batch, the weights, or the dtype ({y.dtype}).")
         return found
+
+    def all_of(self, count):
+        "A count over all ranks."
+        return sum(c for c, in _gather([float(count)], torch.device('cpu'), self.group)) if self.group else count
+
+    def silent(self, found, y, given):
+        "Is the output the same everywhere because the input is all zero, which the batch is not? Then that is the model's doing."
+        x = _first(given)
+        if found.std > torch.finfo(y.dtype).eps*abs(found.mean) or x is None or id(x) in self.batch: return False
+        return not self.all_of(x.count_nonzero().item())
 
     def flat(self, name, found, y, given):
         "Refuse an output without variance."
@@ -399,7 +417,11 @@ class _Run:
         if y is None or y.is_complex():
             layer.row = self.row(layer.name, layer.kind, layer.why or ('its output is complex' if y is not None else 'its output holds no tensor of floating-point numbers'))
             return
+        if self.all_of(y.numel()) == 0:         # an expert that is idle here: perhaps not at its next call
+            layer.empty += 1
+            return
         found = self.look(layer.name, y, (args, kwargs))
+        if not layer.why and self.silent(found, y, (args, kwargs)): layer.why = 'its input is all zero, and so is its output: nothing to measure'
         if layer.why:
             layer.row = self.row(layer.name, layer.kind, layer.why, mean_before=found.mean, std_before=found.std, mean=found.mean, std=found.std, se=found.se)
             return
@@ -407,8 +429,9 @@ class _Run:
         scale = self.std/found.std
         shift = self.mean - scale*found.mean if self.mean is not None and layer.b is not None else 0.
         self.rescale(layer, scale, shift)
-        new = y.mul_(scale)                # the layer made it for this call
-        if shift: new += shift
+        new = y                            # the layer made it for this call; autograd need not know, for the weight is scaled alike
+        new.data.mul_(scale)
+        if shift: new.data.add_(shift)
         after = SimpleNamespace(mean=scale*found.mean + shift, std=scale*found.std, se=found.se and scale*found.se)
         if layer.w.dtype in (torch.float16, torch.bfloat16):      # rounded weights: what they really give
             for attempt in range(4):
@@ -597,35 +620,27 @@ def _unwrapped(model, args, kwargs):
         elif isinstance(model, nn.Module): return model, args, kwargs, group
         else: raise InputError(f"model is {type(model).__name__}, expected a torch.nn.Module (or functools.partial of one).")
 
-def _selected(model, at):
-    "The modules that `at` names, or None for every weight layer."
-    if at is None: return None
-    inside = dict.fromkeys(model.modules())
-    if isinstance(at, nn.Module) and not isinstance(at, nn.ModuleList): raise InputError(f"at is a {type(at).__name__}, expected a type, a list of modules or a predicate: for this one module, pass [it].")
-    if isinstance(at, type) or isinstance(at, tuple) and at and all(isinstance(t, type) for t in at): chosen = [m for m in inside if isinstance(m, at)]
-    elif callable(at) and not isinstance(at, nn.Module): chosen = [m for m in inside if at(m)]
-    elif isinstance(at, str): raise InputError(f"at is {at!r}, expected None, a type, a list of modules or a predicate of one: model.get_submodule({at!r}) gives a module of that name.")
-    else:
-        try: chosen = list(dict.fromkeys(at))
-        except TypeError: raise InputError(f"at is {at!r}, expected None, a type, a list of modules or a predicate of one.") from None
-        for m in chosen:
-            if m not in inside: raise InputError(f"at holds {m!r}, which is not a module of the model.")
-    if not chosen: raise InputError(f"at selects no module of the model, expected at least one of its {len(inside)}.")
-    return chosen
+def _selected(model, where, exclude):
+    "The modules that were chosen, or None for every weight layer; and those to leave out."
+    left = set(model.modules()) - set(find_modules(model, lambda m: True, exclude).values()) if exclude is not None else set()
+    return None if where is None else [m for m in find_modules(model, where).values() if m not in left], left
 
 def _checked(model, std, mean, tol):
     for what, v, low in (('std', std, 0), ('mean', mean, -math.inf), ('tol', tol, 0)):
         if v is None and what == 'mean': continue
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not low < v < math.inf:
             raise InputError(f"{what} is {v!r}, expected a {'finite' if what == 'mean' else 'positive'} number. (If it was meant for the model's forward: lsuv_(functools.partial(model, {what}=…), …).)")
-    for name, p in [*model.named_parameters(), *model.named_buffers()]:
+    parameters = list(model.named_parameters())
+    if parameters and all(p.is_meta for _, p in parameters):
+        raise InputError(f"'{parameters[0][0]}' and all others are on the meta device and have no numbers: move the model with to_empty and initialise it first.")
+    for name, p in [*parameters, *model.named_buffers()]:
         if isinstance(p, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)): raise InputError(f"'{name}' has no shape yet, expected a weight: run the model once on a batch first.")
-        if p.is_meta: raise InputError(f"'{name}' is on the meta device and has no numbers: move the model with to_empty and initialise it first.")
 
 def _same_everywhere(layers, group):
     "Refuse ranks that start from different weights."
     if group is None: return
-    mine = [p.double().sum().item() for l in layers.values() for p in (l.w, l.b) if p is not None and not l.why] or [0.]
+    mine = [p.double().sum().item() for l in layers.values() for p in (l.w, l.b)
+            if p is not None and not l.why and not hasattr(p, 'device_mesh')] or [0.]
     device = next((l.w.device for l in layers.values() if l.w is not None), 'cpu')
     if len({tuple(o) for o in _gather(mine, device, group)}) > 1: raise LsuvError('the ranks start from different weights, expected the same on each: set the same seed, or broadcast them first.')
 
@@ -634,7 +649,9 @@ def _same_everywhere(layers, group):
 def lsuv_(
     model: nn.Module,        # changed in place; or functools.partial(model, std=…) for a forward whose own argument has a name below
     *args: Any,              # a batch, as the model's forward takes it
-    at: type | tuple | Iterable | Callable | None = None, # None: every weight layer in `lsuv_kinds`, at its own output; or a type (or tuple of them), a list of modules, or a predicate: these, at theirs
+    where: Where = None,     # None: every weight layer in `lsuv_kinds`, at its own output; or these modules (a type, a name, a module, a list of these, a predicate), at theirs
+    exclude: Where = None,   # likewise: what to leave alone
+    at: Where = None,        # another name of `where`
     std: float = 1.,         # what the std of each output shall be: unbiased, over all its elements
     mean: float | None = None, # what its mean shall be, where the layer has a bias; None leaves it alone
     tol: float = 1e-3,       # how far std/`std` (and the mean, in units of `std`) may be off behind an activation; a layer's own output is exact
@@ -646,7 +663,7 @@ def lsuv_(
     """Layer-sequential unit-variance initialisation (Mishkin & Matas 2015, arXiv 1511.06422) in one forward of the model.
 
     A layer's weight and bias are scaled (and the bias shifted) while the batch flows through it, and its output with them; so every
-    layer sees final inputs. A block (`at`) is adjusted through the last weight layer called in it, which takes a few more evaluations
+    layer sees final inputs. A block (`where`) is adjusted through the last weight layer called in it, which takes a few more evaluations
     of what follows that layer in the block (the earlier layers too). The model is measured in the mode it is in, with dropout off.
     Tied, frozen and all-zero weights are left alone and reported. A layer called several times is calibrated at its first call. With
     torch.distributed the statistics are those of all ranks' batches. What cannot be turned off or seen: randomness that is no dropout
@@ -655,7 +672,9 @@ def lsuv_(
     model, args, kwargs, group = _unwrapped(model, args, kwargs)
     _checked(model, std, mean, tol)
     modules = list(model.named_modules())
-    chosen, layers = _selected(model, at), _layers(modules)
+    if at is not None and where is not None: raise InputError("where and at are two names of one argument, expected one of them.")
+    (chosen, left), layers = _selected(model, at if where is None else where, exclude), _layers(modules)
+    for m in left & layers.keys(): layers[m].why = layers[m].why or 'excluded'
     if chosen is None and not layers: raise InputError(f"the {type(model).__name__} holds no layer that lsuv_kinds knows. (A scripted or quantised model has none: calibrate before that.)")
     names = {m: n for n, m in modules}
     devices = _devices(list(model.parameters()), args, kwargs)
@@ -665,6 +684,7 @@ def lsuv_(
     blocks = [SimpleNamespace(name=names[m] or type(m).__name__, kind=type(m).__name__, module=m, done=False, busy=False, row=None, calls=0, why=None, found=None, devices=devices)
               for m in (chosen if chosen is not None else layers) if m not in alone]
     run, handles = _BlockRun(std, mean, tol, group), []
+    run.batch = {id(t) for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)}
     finished = False
     try:
         _same_everywhere(layers, group)
@@ -673,7 +693,7 @@ def lsuv_(
             for l in layers.values():
                 if l.module in within: run.orthogonal(l, generator)
         forward_states = _random_states(devices)
-        with _undisturbed(model):
+        with _undisturbed(model, run):
             try:
                 for l in own: handles.append(l.module.register_forward_hook(functools.partial(run.layer, l), with_kwargs=True, prepend=True))
                 for l in layers.values() if blocks else (): handles.append(l.module.register_forward_hook(functools.partial(run.record, l), with_kwargs=True))
@@ -683,6 +703,9 @@ def lsuv_(
                 model(*args, **kwargs)
             finally:
                 for h in handles: h.remove()
+        empty = [l.name for l in own if l.empty and l.row is None]
+        if empty and not any(r['scale'] for r in run.rows):
+            raise LsuvError(f"'{empty[0]}': its output has 0 numbers; a std needs two. Pass a larger batch.")
         finished = not dry_run
     finally:
         if not finished:
@@ -692,7 +715,7 @@ def lsuv_(
     for t in own + blocks:
         if t.row is not None: t.row['name'] = names[t.module] or '(model)'
         if t.row is None:
-            t.row = run.row(t.name, t.kind, t.why or 'never called in this forward')
+            t.row = run.row(t.name, t.kind, t.why or (f'got only empty batches ({t.empty} calls): nothing to measure' if getattr(t, 'empty', 0) else 'never called in this forward'))
             t.row |= dict(calls=0, name=names[t.module] or '(model)')
         else:
             t.row['calls'] = t.calls

@@ -7,12 +7,13 @@ __all__ = ['accuracy', 'TensorLoader', 'CancelBatch', 'CancelEpoch', 'CancelFit'
            'Recorder', 'AvgStats', 'BatchTransform', 'DeviceCallback', 'Progress', 'LRFinder']
 
 # %% ../nbs/06_training.ipynb #9e83b718
-import copy, math, os
-from collections.abc import Callable, Iterable, Iterator
+import copy, inspect, math, os, random
+from collections.abc import Mapping, Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 from .report import InputError, Report
 if TYPE_CHECKING: from matplotlib.axes import Axes
 
@@ -127,6 +128,8 @@ class Learner:
     def _check(self, epochs):
         if not (isinstance(epochs, int) and epochs >= 0): raise InputError(f"epochs is {epochs!r}, expected a whole number.")
         if not isinstance(self.opt, torch.optim.Optimizer): raise InputError(f"opt is {self.opt!r}, expected an optimiser such as torch.optim.SGD(model.parameters(), lr=.1).")
+        if 'closure' in (p := inspect.signature(self.opt.step).parameters) and p['closure'].default is inspect.Parameter.empty:
+            raise InputError(f"opt is {type(self.opt).__name__}, whose step needs a closure that evaluates the model again, expected one that steps from the gradients: SGD, Adam and the like.")
         for what in ('train_dl', 'valid_dl'):
             if isinstance(getattr(self, what), Iterator): raise InputError(f"{what} is a {type(getattr(self, what)).__name__}, which is used up after one epoch, expected a list or a loader.")
         if not {id(p) for g in self.opt.param_groups for p in g['params']} & set(map(id, self.model.parameters())):
@@ -180,7 +183,7 @@ class Recorder(Callback):
     def after_loss(self, learn: Learner) -> None:
         if not learn.training: return
         self.losses.append(learn.loss.item())
-        self.lrs.append(learn.opt.param_groups[0]['lr'])
+        self.lrs.append(float(learn.opt.param_groups[0]['lr']))   # a tensor would go on changing
 
     def plot_losses(self, ax: 'Axes | None' = None) -> 'Axes':
         "Loss by step; returns the axes."
@@ -201,23 +204,31 @@ class Recorder(Callback):
 # %% ../nbs/06_training.ipynb #1ceb0160
 #| code-fold: true
 def _items(yb):
-    "How many items a batch of targets holds."
-    while not isinstance(yb, torch.Tensor): yb = next(iter(yb.values() if isinstance(yb, dict) else yb))
-    return len(yb)
+    "How many items a batch of inputs or targets holds, or None where that cannot be told."
+    if isinstance(yb, PackedSequence): return int(yb.batch_sizes[0])
+    if isinstance(yb, Mapping): yb = list(yb.values())
+    elif isinstance(yb, (tuple, list)):
+        if yb and all(isinstance(v, (str, bytes, Mapping)) for v in yb): return len(yb)      # one for each item, as in detection
+    else: return len(yb) if getattr(yb, 'shape', ()) else None
+    return next((n for n in map(_items, yb) if n is not None), None)
 
 class AvgStats(Callback):
     "Average loss and metrics of each epoch, in training and validation: `rows`, and a table where it is shown."
     def __init__(self,
         *metrics: Callable, # each a function of predictions and targets, averaged over items, such as `accuracy`; its own name is its column
+        batch_size: Callable | None = None, # of inputs and targets, to their number of items, where that cannot be told from them
         **named: Callable   # the same, under names of your choice
     ):
         all_ = [(getattr(m, '__name__', type(m).__name__), m) for m in metrics] + list(named.items())
-        self.metrics, self.rows = dict(all_), Report()
+        self.metrics, self.rows, self.batch_size = dict(all_), Report(), batch_size
         if len(self.metrics) < len(all_) or {'loss', 'items'} & set(self.metrics):
             raise InputError(f"AvgStats got metrics named {', '.join(n for n, _ in all_)}, expected different names, none of them loss or items: name them, AvgStats(mine=…).")
     def before_epoch(self, learn: Learner) -> None: self.sums = {}
     def after_loss(self, learn: Learner) -> None:
-        n, phase = _items(learn.yb), 'train' if learn.training else 'valid'
+        if self.batch_size: n = self.batch_size(learn.xb, learn.yb)
+        else: n = next((n for n in map(_items, (learn.yb, learn.xb)) if n is not None), None)
+        if n is None: raise InputError(f"AvgStats cannot tell how many items a batch of {type(learn.xb).__name__} and {type(learn.yb).__name__} holds: AvgStats(batch_size=lambda xb, yb: …).")
+        phase = 'train' if learn.training else 'valid'
         sums = self.sums.setdefault(phase, dict(items=0, loss=0.) | dict.fromkeys(self.metrics, 0.))
         sums['items'] += n
         sums['loss'] += learn.loss.detach()*n
@@ -243,10 +254,15 @@ class BatchTransform(Callback):
     def before_batch(self, learn: Learner) -> None: learn.xb = self.f(learn.xb)
 
 def _moved(x, device):
-    "Tensors in `x`, at any depth of tuples, lists and dicts, on `device`."
+    "Tensors in `x`, in tuples, lists, mappings and whatever has a `.to`, on `device`; containers stay what they are."
     if isinstance(x, torch.Tensor): return x.to(device, non_blocking=True)
-    if isinstance(x, dict): return {k: _moved(v, device) for k, v in x.items()}
-    return type(x)(_moved(v, device) for v in x) if type(x) in (tuple, list) else x
+    if hasattr(x, '_fields'): return type(x)._make(_moved(v, device) for v in x) if not isinstance(x, PackedSequence) else x.to(device)
+    if type(x) in (tuple, list): return type(x)(_moved(v, device) for v in x)
+    if callable(getattr(x, 'to', None)): return x.to(device)
+    if not isinstance(x, Mapping): return x
+    new = copy.copy(x)
+    for k, v in x.items(): new[k] = _moved(v, device)
+    return new
 
 class DeviceCallback(Callback):
     "Model and batches on one device: a GPU if there is one. The model stays there."
@@ -276,8 +292,14 @@ class Progress(Callback):
 
 # %% ../nbs/06_training.ipynb #5cc1f79a
 #| code-fold: true
+def _generators(dl):
+    "Random generators of a loader and its samplers."
+    if isinstance(g := getattr(dl, 'generator', None), torch.Generator): yield g
+    for part in ('sampler', 'batch_sampler'):
+        if (inner := getattr(dl, part, None)) is not None: yield from _generators(inner)
+
 class LRFinder(Callback):
-    """Raise the learning rate step by step, note the loss, then put model, optimiser and random state (the CPU's) back (Smith 2015, arXiv 1506.01186).
+    """Raise the learning rate step by step, note the loss, then put model, optimiser and random states (the CPU's, Python's, the loader's) back (Smith 2015, arXiv 1506.01186).
 
     `learn.fit(steps, [finder])`: it stops by itself, after `steps`, or when the loss, smoothed over some five steps, is four times its best
     or not finite. Other callbacks see its steps as they see any: use a Learner without recorders."""
@@ -287,7 +309,10 @@ class LRFinder(Callback):
         self.lr_min, self.lr_max, self.steps = lr_min, lr_max, steps
     def before_fit(self, learn: Learner) -> None:
         self.lrs, self.losses, self._smooth, self._best = [], [], 0., math.inf
-        self._saved = copy.deepcopy((learn.model.state_dict(), learn.opt.state_dict())), torch.get_rng_state()
+        tensors = [*learn.model.parameters(), *learn.model.buffers()]        # those that are not saved, too
+        self._saved = [(t, t.detach().clone()) for t in tensors], copy.deepcopy(learn.opt.state_dict())
+        generators = {id(g): g for g in _generators(learn.train_dl)}.values()
+        self._random = torch.get_rng_state(), random.getstate(), [(g, g.get_state()) for g in generators]
     def before_batch(self, learn: Learner) -> None:
         if not learn.training: raise CancelEpoch
         if len(self.lrs) == self.steps: raise CancelFit
@@ -295,15 +320,20 @@ class LRFinder(Callback):
         for g in learn.opt.param_groups: g['lr'] = lr
     def after_loss(self, learn: Learner) -> None:
         self.losses.append(learn.loss.item())
-        self.lrs.append(learn.opt.param_groups[0]['lr'])
+        self.lrs.append(float(learn.opt.param_groups[0]['lr']))   # a tensor would go on changing
         self._smooth = .8*self._smooth + .2*self.losses[-1]
         smooth = self._smooth/(1 - .8**len(self.losses))
         self._best = min(self._best, smooth)
         if not smooth - self._best <= 3*abs(self._best): raise CancelFit        # nan is not
     def after_fit(self, learn: Learner) -> None:
         if self._saved is None: return
-        (model, opt), state = self._saved
-        learn.model.load_state_dict(model); learn.opt.load_state_dict(opt); torch.set_rng_state(state)
+        tensors, opt = self._saved
+        with torch.no_grad():
+            for t, old in tensors: t.copy_(old)
+        learn.opt.load_state_dict(opt)
+        state, python, generators = self._random
+        torch.set_rng_state(state); random.setstate(python)
+        for g, s in generators: g.set_state(s)
 
     def plot(self, ax: 'Axes | None' = None, **kwargs: Any) -> 'Axes':
         "Loss by learning rate; returns the axes. `kwargs` go to `ax.plot`."

@@ -143,6 +143,7 @@ def run_all(browser, url):
     page.wait_for_function(f'{CELLS}.every(c => c.executionCount) || {CELLS}.{ERRORS}.length', timeout=300_000)
     page.screenshot(path=ROOT/'_build'/'screenshots'/f'lab-{url.rpartition("/")[2].partition(".")[0]}.png')
     ran, errors = page.evaluate(f'{CELLS}.filter(c => c.executionCount).length'), page.evaluate(f'{CELLS}.{ERRORS}')
+    page.evaluate('jupyterapp.shell.currentWidget.sessionContext.shutdown()')      # its kernel, for the next one's sake
     page.close()
     return ran, errors, folded
 

@@ -79,6 +79,12 @@ def test_ledger_raises_and_adds_nothing(kw, measured):
 def test_ledger_refuses_unclear_rows(kw):
     with pytest.raises(InputError): Ledger('x').check('bad', 1, 1, **kw)
 
+@pytest.mark.parametrize('scale', [1e-30, 1e-25, 1e-19, 1., 1e19, 1e30])
+def test_any_size_is_measured(scale):
+    x = torch.randn(10_000)*scale
+    s = stats(x)
+    assert s.std/scale == pytest.approx(1, abs=.05) and s.rms/scale == pytest.approx(1, abs=.05)
+
 def test_the_printed_digits_count():
     "A source's .58 may stand for .5751; its .580 may not."
     led = Ledger('x')

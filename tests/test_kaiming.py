@@ -1,5 +1,5 @@
 "Kaiming: PyTorch's bits, exact distributions, fans that are counted, moments that are integrated, and init_, all or nothing."
-import copy, fnmatch, inspect, itertools, math, warnings
+import copy, fnmatch, inspect, itertools, math, re, warnings
 
 import pytest, torch
 import torch.nn.functional as F
@@ -522,13 +522,76 @@ def unchanged(call, error, words=None, *last):
 @pytest.mark.parametrize('generator', [False, True])
 @pytest.mark.parametrize('by_name', [False, True])
 @pytest.mark.parametrize('last, kw, words', [
-    (lambda: nn.LazyLinear(3), {}, r'5\.weight.*LazyLinear'), (lambda: nn.LazyBatchNorm1d(), {}, r'5\.weight.*LazyBatchNorm'), (lambda: nn.Sequential(nn.LazyConv2d(3, 2)), {}, r'5\.0\.weight'), (meta, {}, r'5\.weight.*meta'),
-    (lambda: old(nn.Linear, 0, 3), {}, r'5\.weight.*\(3, 0\)'), (lambda: nn.Linear(3, 3, dtype=torch.complex64), {}, r'5\.weight.*complex64'), (nn.ReLU, dict(scheme='kaiming'), "scheme.*'kaiming'.*'kaiming_normal'"),
+    (lambda: nn.LazyLinear(3), {}, r'5\.weight.*LazyLinear'), (lambda: nn.LazyBatchNorm1d(), {}, r'5\.weight.*LazyBatchNorm'), (lambda: nn.Sequential(nn.LazyConv2d(3, 2)), {}, r'5\.0\.weight'),
+    (nn.ReLU, dict(scheme='kaiming'), "scheme.*'kaiming'.*'kaiming_normal'"),
     (nn.ReLU, dict(scheme=None), 'scheme'), (nn.ReLU, dict(scheme=['kaiming_normal']), 'scheme'), (nn.ReLU, dict(mode='fan'), "mode.*'fan'.*'fan_avg'"), (nn.ReLU, dict(nonlinearity='rellu'), "'rellu'"), (nn.ReLU, dict(nonlinearity=3), '3'), (nn.ReLU, dict(nonlinearity=nn.ReLU), 'ReLU'),
     (nn.ReLU, dict(nonlinearity=torch.log), 'nan'), (nn.ReLU, dict(nonlinearity=noise), 'nan'), (nn.ReLU, dict(nonlinearity=torch.zeros_like), '0 everywhere'), (nn.ReLU, dict(nonlinearity=lambda z: z.sum()), 'each element'),
     (nn.ReLU, dict(bias=math.nan), 'bias is nan'), (nn.ReLU, dict(bias=math.inf), 'bias is inf')])
 def test_what_fails_changes_nothing(last, kw, words, generator, by_name):
     unchanged(lambda m, g: init_(m, **kw, generator=g if generator else None, seed_by_name=by_name), InputError, words, last())
+
+@pytest.mark.parametrize('last, words', [
+    (meta, 'meta device'), (lambda: old(nn.Linear, 0, 3), r'no elements: shape \(3, 0\)'), (lambda: nn.Linear(3, 3, dtype=torch.complex64), 'complex64'),
+    (lambda: with_weight(nn.Parameter(torch.eye(3).to_sparse())), 'sparse'), (lambda: with_weight(nn.Parameter(torch.ones(3, 3).char(), requires_grad=False)), 'int8')])
+def test_one_strange_layer_is_reported_and_stops_nothing(last, words):
+    model = nn.Sequential(nn.Linear(4, 3), last(), nn.Linear(3, 3))
+    report = {r['parameter']: r for r in init_(model)}
+    assert re.search(words, report['1.weight']['why']) and report['0.weight']['scheme'] == report['2.weight']['scheme'] == 'kaiming_normal'
+
+@pytest.mark.parametrize('exclude', ['1', nn.LayerNorm, lambda m: isinstance(m, nn.Linear) and m.out_features == 3])
+def test_excluded_modules_are_left_alone(exclude):
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3), nn.LayerNorm(3))
+    before = [p.detach().clone() for p in model.parameters()]
+    report = init_(model, exclude=exclude)
+    for r, p, old in zip(report, model.parameters(), before): assert torch.equal(p, old) == bool(r['why'])
+    assert any(r['why'] == 'excluded' for r in report)
+    with pytest.raises(InputError, match="exclude names '7'"): init_(model, exclude='7')
+
+def shared_parameter(m): m['head'].weight = nn.Parameter(m['embed'].weight)
+def shared_data(m): m['head'].weight.data = m['embed'].weight.data
+def transposed(m): m['head'] = nn.Linear(50, 8, bias=False); m['head'].weight = nn.Parameter(m['embed'].weight.T)
+def part(m): m['head'] = nn.Linear(8, 20, bias=False); m['head'].weight = nn.Parameter(m['embed'].weight[10:30])
+def strided(m): m['head'] = nn.Linear(4, 50, bias=False); m['head'].weight = nn.Parameter(m['embed'].weight[:, ::2])
+
+@pytest.mark.parametrize('tie', [shared_parameter, shared_data, transposed, part, strided])
+def test_what_is_left_alone_is_not_changed_through_a_tie(tie):
+    m = nn.ModuleDict(dict(embed=nn.Embedding(50, 8), head=nn.Linear(8, 50, bias=False), free=nn.Linear(3, 3)))
+    tie(m)
+    before = m['embed'].weight.detach().clone()
+    report = {r['parameter']: r['why'] for r in init_(m)}
+    assert torch.equal(m['embed'].weight, before) and report == {'embed.weight': 'embedding', 'head.weight': 'tied to embed.weight', 'free.weight': None, 'free.bias': None}
+
+def test_a_frozen_twin_stays():
+    m = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    m[1].weight = nn.Parameter(m[0].weight.detach(), requires_grad=False)
+    before = m[0].weight.detach().clone()
+    assert [r['why'] for r in init_(m)] == ['frozen', 'tied to 0.weight'] and torch.equal(m[0].weight, before)
+
+def test_columns_of_one_tensor_are_not_tied():
+    w = torch.zeros(6, 8)
+    m = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False))
+    m[0].weight, m[1].weight = nn.Parameter(w[:, ::2]), nn.Parameter(w[:, 1::2])
+    assert [r['why'] for r in init_(m)] == [None, None] and w.count_nonzero() == w.numel()
+
+def test_another_default_device_or_dtype_changes_nothing():
+    expected = gain('gelu')
+    with torch.device('meta'): assert gain('gelu') == expected
+    model = nn.Linear(3, 4)
+    with torch.device('meta'): init_(model)
+    assert model.weight.std() > 0
+    default = torch.get_default_dtype()
+    try:
+        for dtype in (torch.float64, torch.bfloat16): torch.set_default_dtype(dtype); assert gain('gelu') == pytest.approx(expected, rel=1e-9)
+    finally: torch.set_default_dtype(default)
+
+def test_the_second_argument_of_gain():
+    assert gain('leaky_relu', .2) == pytest.approx(theirs.calculate_gain('leaky_relu', .2)) and gain('relu', True) == gain('relu', backward=True)
+    assert gain('leaky_relu') == pytest.approx(theirs.calculate_gain('leaky_relu')) and gain('swish') == gain('silu')
+    assert gain('sin') == pytest.approx(math.sqrt(2/(1 - math.exp(-2))))
+    with pytest.raises(InputError, match="only 'leaky_relu'"): gain('elu', .2)
+
+def test_a_model_that_is_all_meta_is_refused():
+    with pytest.raises(InputError, match='0.weight and all other .*meta'): init_(nn.Sequential(meta(), meta()))
 
 @pytest.mark.parametrize('generator', [False, True])
 @pytest.mark.parametrize('last, kw, error', [(overlapping, {}, (RuntimeError, InputError)), (lambda: nn.Linear(3, 3).half(), dict(bias=1e6), (RuntimeError, InputError)), (nn.ReLU, dict(nonlinearity=stop), KeyboardInterrupt), (nn.ReLU, dict(nonlinearity='cross_entropy'), (TypeError, InputError))])

@@ -108,8 +108,10 @@ def scatter_(net, seed):
 
 def or_dead(call, *args, **kw):
     "What `call` gives; nothing where ReLUs have switched everything off, which must be an error that says so."
-    try: return call(*args, **kw)
+    try: report = call(*args, **kw)
     except LsuvError as e: assert 'everywhere' in str(e) and 'input is all zero' in str(e); assume(False)
+    assume(not any('input is all zero' in (r['why'] or '') for r in report))      # nothing to compare where a ReLU net is dead
+    return report
 
 @thorough
 @given(net=nets, seed=st.integers(0, 10**6), target=st.sampled_from([1., .3, 7.]), centre=st.sampled_from([None, 0., 2.]))
@@ -733,8 +735,14 @@ def test_a_model_that_is_a_layer_has_its_class_for_a_name():
     assert lsuv_(model, torch.randn(50, 8))[0]['layer'] == 'Linear'
     with pytest.raises(LsuvError, match="'Linear': "): lsuv_(model, torch.zeros(50, 8)*math.nan)
 
-def test_a_name_is_no_selection():
-    with pytest.raises(InputError, match="at is 'conv', .*get_submodule"): lsuv_(nn.Linear(8, 8), torch.randn(50, 8), at='conv')
+@pytest.mark.parametrize('where', ['1', ['1'], lambda m: getattr(m, 'out_features', 0) == 7, [nn.Conv2d, '1']])
+def test_one_way_to_choose(where):
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 7)), torch.randn(50, 8)
+    assert [r['name'] for r in lsuv_(model, x, where=where)] == ['1'] == [r['name'] for r in lsuv_(model, x, at=model[1])]
+    report = lsuv_(model, x, exclude='1')
+    assert why(report) == {'1': 'excluded'}
+    with pytest.raises(InputError, match='two names of one argument'): lsuv_(model, x, where='0', at='1')
+    with pytest.raises(InputError, match="exclude names '7'"): lsuv_(model, x, exclude='7')
 
 def test_conv_layer_without_a_shift():
     layer = ConvLayer(1, 2, sub=None)
@@ -832,13 +840,9 @@ def constant_in(model): model[0].weight.data.fill_(1.); model[0].bias.data.fill_
 def test_bad_models_and_batches(spoil, x, error, words): unchanged(spoil(full(False)), lambda m: lsuv_(m, x, mean=0.), error, words)
 
 @pytest.mark.parametrize('kw, words', [(dict(std=0), 'std is 0'), (dict(std=-1.), 'std'), (dict(std=math.nan), 'std'), (dict(std=math.inf), 'std'), (dict(std=None), 'std'), (dict(std='1'), 'std'), (dict(std=True), 'std'), (dict(std=torch.ones(3)), 'std'),
-                                       (dict(mean=math.inf), 'mean'), (dict(mean='0'), 'mean'), (dict(tol=0), 'tol'), (dict(tol=-1e-3), 'tol'), (dict(at=nn.Conv2d), 'selects no'), (dict(at=[]), 'selects no'), (dict(at=[nn.Linear(2, 2)]), 'not a module of'),
-                                       (dict(at=3), 'at is 3'), (dict(at=lambda m: False), 'selects no'), (dict(at=[3]), 'not a module of')])
+                                       (dict(mean=math.inf), 'mean'), (dict(mean='0'), 'mean'), (dict(tol=0), 'tol'), (dict(tol=-1e-3), 'tol'), (dict(at=nn.Conv2d), 'matches no module'), (dict(at=[]), 'matches no module'), (dict(at=[nn.Linear(2, 2)]), 'not in the model'),
+                                       (dict(at=3), 'where is 3'), (dict(at=lambda m: False), 'matches no module'), (dict(at=[3]), r'where is \[3\]')])
 def test_refusals(kw, words): unchanged(full(False), lambda m: lsuv_(m, torch.randn(9, 8, generator=torch.Generator().manual_seed(1)), **kw), InputError, words)
-
-def test_at_may_not_be_a_module():
-    model = full(False)
-    with pytest.raises(InputError, match=r'pass \[it\]'): lsuv_(model, torch.randn(9, 8), at=model[3])
 
 # ---- dry run, orthogonal, generator ----------------------------------------------------------
 
@@ -949,8 +953,8 @@ dist.destroy_process_group()
 os._exit(0)                                           # gloo's threads do not always survive the interpreter's end
 """
 
-def torchrun(tmp_path, *args):
-    (tmp_path/'worker.py').write_text(WORKER)
+def torchrun(tmp_path, *args, script=None):
+    (tmp_path/'worker.py').write_text(script or WORKER)
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])}
     done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', tmp_path/'worker.py', *args], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -1005,3 +1009,125 @@ def test_real_architectures(name, training):
     if text: assert reasons['cls.predictions.decoder' if name == 'BERT' else 'lm_head'] == f'its weight is tied to {tied[name]}'
     allowed = ('tied', 'embedding:', 'lsuv_kinds does not know')
     assert all(any(a in v for a in allowed) for v in reasons.values()), reasons
+
+# ---- one strange layer, and looking that changes nothing -------------------------------------
+
+class Routed(nn.Module):
+    "A mixture of experts that sends nothing to the last one, in so many of its calls."
+    def __init__(self, idle): super().__init__(); self.experts, self.idle = nn.ModuleList(nn.Linear(8, 8) for _ in range(3)), idle
+    def forward(self, x):
+        for call in range(2):
+            n = len(x)//3
+            parts = x[:n], x[n:], x[:0] if call < self.idle else x[:n]
+            x = torch.cat([e(p) for e, p in zip(self.experts, parts)])[:len(x)]
+        return x
+
+@pytest.mark.parametrize('idle, frozen', [(2, False), (2, True), (1, False)])
+def test_an_idle_expert_stops_nothing_and_counts_when_it_is_not(idle, frozen):
+    model = Routed(idle)
+    model.experts[2].requires_grad_(not frozen)
+    report = {r['name']: r for r in lsuv_(model, torch.randn(90, 8))}
+    assert not report['experts.0']['why'] and not report['experts.1']['why']
+    if frozen: assert 'frozen' in report['experts.2']['why'] or 'empty' in report['experts.2']['why']
+    elif idle == 2: assert 'only empty batches (2 calls)' in report['experts.2']['why']
+    else: assert report['experts.2']['std'] == pytest.approx(1, abs=1e-6)
+
+def test_a_query_of_zeros_is_the_models_doing():
+    class Queries(nn.Module):
+        def __init__(self): super().__init__(); self.encode, self.query, self.out = nn.Linear(8, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 8)
+        def forward(self, x): return self.out(self.encode(x) + self.query(torch.zeros(1, 8)))
+    report = lsuv_(Queries(), torch.randn(50, 8))
+    assert list(why(report)) == ['query'] and 'input is all zero' in why(report)['query']
+    with pytest.raises(LsuvError, match='input is all zero'): lsuv_(nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8)), torch.zeros(50, 8))
+
+@pytest.mark.parametrize('strange, words', [(lambda: nn.Linear(4, 4, device='meta'), 'meta device'), (lambda: nn.Linear(0, 4), 'no elements')])
+@pytest.mark.filterwarnings('ignore:Initializing zero-element')
+def test_a_strange_layer_elsewhere_is_named(strange, words):
+    class Elsewhere(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.unused = nn.Linear(4, 4), strange()
+        def forward(self, x): return self.a(x)
+    assert words in why(lsuv_(Elsewhere(), torch.randn(50, 4)))['unused']
+
+class Writes(nn.Module):
+    "A forward that writes its own parameters, in one of several ways."
+    def __init__(self, how): super().__init__(); self.a, self.own, self.how = nn.Linear(8, 8), nn.Parameter(torch.ones(8)), how
+    def forward(self, x):
+        with torch.no_grad(): self.how(self.own)
+        return self.a(x)*self.own
+
+def swap(p): p.data = p*2
+def index(p): p[1:3] = 7.
+def foreach(p): torch._foreach_mul_([p], .5)
+def into(p): torch.mul(p, 3., out=p)
+
+@pytest.mark.parametrize('how', [lambda p: p.lerp_(torch.zeros(8), .1), lambda p: p.data.clamp_(2.), lambda p: p.view(2, 4)[0].add_(1), lambda p: p.copy_(torch.zeros(8)), swap, index, foreach, into])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('dry_run', [True, False])
+def test_what_a_forward_writes_is_put_back(how, training, dry_run):
+    model = Writes(how).train(training)
+    lsuv_(model, torch.randn(50, 8), dry_run=dry_run)
+    assert torch.equal(model.own, torch.ones(8))
+
+def test_what_a_forward_writes_is_put_back_when_it_fails():
+    def fail(p): p.mul_(2); raise RuntimeError('planted')
+    model = Writes(fail)
+    with pytest.raises(RuntimeError, match='planted'): lsuv_(model, torch.randn(50, 8))
+    assert torch.equal(model.own, torch.ones(8))
+
+@pytest.mark.parametrize('kw', [{}, dict(mean=0.)])
+def test_a_model_that_differentiates_in_forward(kw):
+    class Forces(nn.Module):
+        def __init__(self): super().__init__(); self.net = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))
+        def forward(self, x):
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                e = self.net(x)
+                return e, -torch.autograd.grad(e.sum(), x, create_graph=True)[0]
+    model, x, seen = Forces(), torch.randn(64, 3), []
+    handle = model.register_forward_hook(lambda m, a, out: seen.append(out[1].detach()))
+    assert not why(lsuv_(model, x, **kw))
+    handle.remove()
+    assert all(abs(std(outputs(model, x)[n]) - 1) < 1e-5 for n in ('net.0', 'net.2', 'net.4'))
+    assert torch.allclose(seen[0], model(x)[1], rtol=1e-4, atol=1e-6)        # the forces of that pass are those of the calibrated model
+
+SHARDED = """
+import os, sys, torch, torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+import initnotes as ini
+dist.init_process_group('gloo')
+mesh, rank, kind = init_device_mesh('cpu', (2,)), dist.get_rank(), sys.argv[1]
+def net(): torch.manual_seed(0); return nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, 2))
+torch.manual_seed(1); x = torch.randn(64, 8)
+whole, parts = net(), net()
+if kind == 'fsdp':
+    for layer in parts[::2]: fully_shard(layer, mesh=mesh)
+    fully_shard(parts, mesh=mesh); mine = x.chunk(2)[rank]
+else: parallelize_module(parts, mesh, {'0': ColwiseParallel(), '2': RowwiseParallel()}); mine = x
+for model in (whole, parts): torch.manual_seed(2); ini.init_(model)
+def full(p): return p.full_tensor() if hasattr(p, 'full_tensor') else p
+def same(tol, what):
+    for (n, p), q in zip(whole.named_parameters(), parts.parameters()):
+        off = (p - full(q)).abs().max().item()
+        assert off <= tol*p.abs().max().item() + 1e-12, (what, n, off)
+same(0., 'init_')
+if kind == 'fsdp':
+    from initnotes.lsuv import lsuv_
+    report = lsuv_(parts, mine)
+    assert len(report) == 3 and not any(r['why'] for r in report), report
+    y = mine
+    for k, layer in enumerate(parts):
+        y = layer(y)
+        if k % 2 == 0:
+            out = [torch.empty_like(y) for _ in range(2)]; dist.all_gather(out, y.detach().contiguous())
+            assert abs(torch.cat(out).std().item() - 1) < 1e-4, (k, torch.cat(out).std())
+dist.destroy_process_group()
+"""
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['fsdp', 'tensor parallel'])
+@pytest.mark.filterwarnings('ignore')
+def test_sharded_models_on_two_processes(tmp_path, kind):
+    torchrun(tmp_path, kind, script=SHARDED)

@@ -1,5 +1,5 @@
 "The training loop: the same as a bare loop, whatever happens on the way; its callbacks; its errors."
-import copy, math, os, subprocess, sys
+import copy, math, os, random, subprocess, sys
 import pytest, torch
 import torch.nn.functional as F
 from torch import nn
@@ -316,3 +316,66 @@ def test_parameter_groups_and_wrapped_models():
     finder = LRFinder(1e-4, 1e-3, steps=5)
     learn.fit(9, [finder])
     assert [g['lr'] for g in opt.param_groups] == [.1, 1e3] and torch.equal(before, weights(model))
+
+# ---- batches of every kind, and a finder that leaves no trace --------------------------------
+
+BOXES, EMPTY = dict(boxes=torch.zeros(5, 4)), dict(boxes=torch.zeros(0, 4))
+PACKED = nn.utils.rnn.pack_sequence([torch.randn(3, 4), torch.randn(2, 4)])
+
+@pytest.mark.parametrize('yb, n', [(torch.zeros(7), 7), ((torch.zeros(7), torch.zeros(7, 2)), 7), ({'file': ['a.png']*7, 'y': torch.zeros(7)}, 7), ([BOXES, EMPTY, EMPTY], 3),
+                                   (['a', 'b'], 2), (None, 8), (3, 8), (torch.tensor(3.), 8), ('a name', 8), ({'id': 'x'}, 8), (PACKED, 2)])
+def test_how_many_items_a_batch_holds(yb, n):
+    m, counted = nn.Linear(4, 4), AvgStats(one=lambda p, t: torch.ones(()))
+    losses = iter([1., 2.])
+    batches = [(torch.randn(8, 4), yb), (torch.randn(8, 4), torch.zeros(8))]
+    Learner(m, batches, None, lambda p, t: p.mean()*0 + next(losses), torch.optim.SGD(m.parameters(), lr=.1), [counted]).fit(1)
+    assert counted.rows[0]['train loss'] == pytest.approx((n + 2*8)/(n + 8))
+
+def test_a_batch_size_that_cannot_be_known_is_asked_for():
+    class Graph: x = torch.randn(8, 4)
+    m = nn.Linear(4, 4)
+    def learner(**kw): return Learner(nn.Sequential(Take(), m), [(Graph(), None)], None, lambda p, t: p.square().mean(), torch.optim.SGD(m.parameters(), lr=.1), [AvgStats(**kw)])
+    with pytest.raises(InputError, match='batch of Graph and NoneType.*batch_size='): learner().fit(1)
+    learner(batch_size=lambda xb, yb: len(xb.x)).fit(1)
+
+class Take(nn.Module):
+    def forward(self, g): return g.x
+
+def test_containers_are_moved_and_stay_what_they_are():
+    from collections import OrderedDict, UserDict, namedtuple
+    from initnotes.training import _moved
+    Pair = namedtuple('Pair', 'a b')
+    t = torch.zeros(2)
+    for x in (Pair(t, 'b'), [t, (t, 3)], OrderedDict(a=t), UserDict(a=t), PACKED):
+        y = _moved(x, 'meta')
+        assert type(y) is type(x)
+    assert _moved(Pair(t, 'b'), 'meta').a.is_meta and _moved(UserDict(a=t), 'meta')['a'].is_meta and _moved(PACKED, 'meta').data.is_meta
+    x = UserDict(a=t); _moved(x, 'meta')
+    assert not x['a'].is_meta and _moved(None, 'meta') is None and _moved('abc', 'meta') == 'abc'
+
+def test_recorded_learning_rates_are_copies():
+    m = nn.Linear(4, 2)
+    opt, rec = torch.optim.SGD(m.parameters(), lr=torch.tensor(.1)), Recorder()
+    halve = Callback(); halve.after_step = lambda learn: learn.opt.param_groups[0]['lr'].mul_(.5)
+    Learner(m, TensorLoader(torch.randn(64, 4), torch.randint(2, (64,)), 16), None, F.cross_entropy, opt, [rec, halve]).fit(1)
+    assert rec.lrs == pytest.approx([.1, .05, .025, .0125]) and all(type(v) is float for v in rec.lrs)
+
+def test_an_optimiser_that_wants_a_closure_is_refused():
+    m = nn.Linear(4, 2)
+    with pytest.raises(InputError, match='LBFGS.*closure'): Learner(m, [(torch.randn(8, 4), torch.zeros(8).long())], None, F.cross_entropy, torch.optim.LBFGS(m.parameters())).fit(1)
+
+def test_the_finder_leaves_no_trace():
+    "Neither in buffers that are not saved, nor in the loader's generator, nor in Python's random numbers."
+    class Centre(nn.Module):
+        def __init__(self): super().__init__(); self.lin = nn.Linear(4, 2); self.register_buffer('mean', torch.zeros(4), persistent=False)
+        def forward(self, x):
+            random.random()
+            if self.training: self.mean.lerp_(x.mean(0), .1)
+            return self.lin(x - self.mean)
+    x, y, g = torch.randn(64, 4) + 3, torch.randint(2, (64,)), torch.Generator().manual_seed(2)
+    for dl in (TensorLoader(x, y, 16, shuffle=True, generator=g), torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 16, shuffle=True, generator=g)):
+        m = Centre()
+        before = m.lin.weight.detach().clone(), g.get_state(), random.getstate(), torch.get_rng_state()
+        Learner(m, dl, None, F.cross_entropy, torch.optim.SGD(m.parameters(), lr=.1)).fit(3, [LRFinder(steps=8)])
+        assert not m.mean.any() and torch.equal(m.lin.weight, before[0]) and torch.equal(g.get_state(), before[1])
+        assert random.getstate() == before[2] and torch.equal(torch.get_rng_state(), before[3])
