@@ -111,7 +111,7 @@ def test_planted_faults_are_seen(site, browser, tmp_path, old, new, said):
 def lab(tmp_path_factory):
     "Where a JupyterLab serves a learner's copies of the lessons, as `make lab` does, and where they lie."
     tmp = tmp_path_factory.mktemp('lab')
-    learners.refresh(ROOT/'nbs', tmp/'lab')
+    learners.refresh(ROOT/'nbs', tmp/'lab'); learners.no_popups()
     env = {k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'}    # as many threads as there are cores
     env |= dict(PYTHONPATH=os.pathsep.join([str(ROOT/'tools'/'offline'), str(ROOT)]))
     for name, folder in dict(JUPYTER_RUNTIME_DIR='run', JUPYTER_CONFIG_DIR='config', JUPYTER_DATA_DIR='data',
@@ -166,7 +166,7 @@ def test_lab_runs_a_lesson(lab, browser, stem):
 @pytest.mark.proof
 def test_lab_opens_at_the_index_without_a_popup(lab, browser):
     page = browser.new_page(viewport=SCREENS['wide'])
-    page.goto(lab[0] + 'lab')
+    page.goto(lab[0])               # where the server sends a browser that it opens
     page.wait_for_function(OPEN, timeout=60_000)
     assert page.url.endswith('/lab/tree/index.ipynb')
     page.wait_for_timeout(2000)

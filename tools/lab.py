@@ -43,7 +43,17 @@ def refresh(nbs, lab):
         elif edition_copied(copy) not in (None, edition(nb)): old.append(copy)
     return old
 
+def no_popups():
+    "Switch off JupyterLab's question about news, in this virtual environment alone."
+    if sys.prefix == sys.base_prefix: return
+    config = Path(sys.prefix)/'etc'/'jupyter'/'labconfig'/'page_config.json'
+    if config.exists(): return
+    config.parent.mkdir(parents=True, exist_ok=True)
+    news = {'@jupyterlab/apputils-extension:announcements': True}
+    config.write_text(json.dumps({'disabledExtensions': news}), encoding='utf-8')
+
 def main():
+    no_popups()
     for copy in refresh(ROOT/'nbs', ROOT/'lab'):
         print(f'There is a newer {copy.name}: to get it, rename yours and type make lab again.')
     os.execv(sys.executable, [sys.executable, '-m', 'jupyterlab',
