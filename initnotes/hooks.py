@@ -22,7 +22,6 @@ def _inert(): return _nothing
 
 class _Called:
     "Something that a module calls; a model that is copied or saved while it is there gets `_nothing` in its place."
-    __name__ = 'hook'                   # torch.jit.script asks for one, to say that it cannot compile it
     def __reduce__(self): return _inert, ()
 
 def _tensor(out):
