@@ -10,7 +10,8 @@ from .kaiming import (Fans, InitReport, calculate_gain, fans, gain, init_, kaimi
                       moments, orthogonal_, trunc_normal_, variance_scaling_, xavier_normal_, xavier_uniform_)
 from .training import (AvgStats, BatchTransform, Callback, CancelBatch, CancelEpoch, CancelFit, DeviceCallback, DivergedError, Learner, LRFinder,
                        Progress, Recorder, TensorLoader, accuracy)
-from .hooks import ActivationStats, Hook, Hooks
+from .hooks import Hook, Hooks
+from .watch import ActivationStats
 from .lsuv import ConvLayer, GeneralReLU, LsuvError, LsuvReport, lsuv_, lsuv_kinds
 
 __all__ = ['InputError', 'Report', 'set_seed', 'Stats', 'stats', 'DataError', 'Mnist', 'mnist', 'normalize', 'normalize_to', 'read_idx',
