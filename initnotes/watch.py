@@ -245,6 +245,7 @@ class _Units:
     ends: torch.Tensor       # (windows, 2, units): lowest and highest input; ∞ and −∞: nothing was seen
     alive: torch.Tensor      # (windows, units): known to have had a slope that is not 0
     small: torch.Tensor      # (windows, 2): sampled elements with a small slope; all sampled
+    given: int = 0           # the same in the input as it was given, which may have had no batch
     row: int = -1            # the window that these two look into
     lowest: torch.Tensor | None = None
     highest: torch.Tensor | None = None
@@ -1000,21 +1001,22 @@ class ActivationStats(Record, Callback):
         shift, given = self.steps, self.unit_dim.get(w.name) if isinstance(self.unit_dim, dict) else self.unit_dim
         i = min(w.nth, 15)                               # of a module called more often than that, the rest together
         u = w.units[i] if i < len(w.units) else None
-        if u is not None and u.dim < x.ndim and x.shape[u.dim] == u.n: dim, known = u.dim, u.known
-        elif given is None: dim, known = _unit_dim(x)
-        elif -x.ndim <= given < x.ndim: dim, known = given % x.ndim, True
-        else: raise InputError(f"unit_dim is {given} for '{w.name}', whose input has {x.ndim} dimensions, expected one of them.")
-        x = x.detach()
+        if u is not None and u.given < x.ndim and x.shape[u.given] == u.n: dim, known = u.given, u.known
+        elif given is not None and -x.ndim <= given < x.ndim: dim, known = given % x.ndim, True
+        else: dim, known = _unit_dim(x)
+        x, of_given = x.detach(), dim
         if x.ndim == 1: x = x[:, None]                   # a batch of one unit
         elif dim == 0: dim, x = 1, x[None]               # one image, without a batch
         if w.activation is False: w.activation = _recognised(w.module, x, dim)
         if w.activation is None: return
+        if given is not None and not known:
+            raise InputError(f"unit_dim is {given} for '{w.name}', whose input has {x.ndim} dimensions, expected one of them.")
         if i == len(w.units): w.units.append(_Units.of(w.activation, dim, known, x.shape[dim], self.rows, x))
         u = w.units[i]
         if x.shape[dim] != u.n:
             w.trouble, w.units = f'had {u.n} units, then {x.shape[dim]}: not counted', []     # what was counted is of no use either
             return
-        u.dim = dim
+        u.dim, u.given = dim, of_given
         u.see(self._row, x if self.exact or w.activation.spatial else _items(x, 2**16, dim, shift), self._sampling)
 
     def step(self,

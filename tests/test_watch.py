@@ -622,3 +622,240 @@ def test_what_was_recorded_still_answers_from_a_copy():
         m(torch.randn(8, 4)).sum().backward(); s.step()
         while_watching = copy.deepcopy(s)
     for other in (copy.deepcopy(s), pickle.loads(pickle.dumps(s)), while_watching): assert str(other.table()) == str(s.table()) and not other._handles
+
+# ---- units: known, or said to be unknown -------------------------------------------------------
+
+def net_of(layer, act, then=lambda y: y):
+    class Net(nn.Module):
+        def __init__(self): super().__init__(); self.layer, self.act = layer, act
+        def forward(self, x): return self.act(then(self.layer(x)))
+    return Net()
+
+def planted(layer, units=(2, 3)):
+    with torch.no_grad():
+        if layer.bias is None: layer.weight[list(units)] = -layer.weight[list(units)].abs() - 1
+        else: layer.bias.fill_(9.); layer.bias[list(units)] = -100.
+    return layer
+
+@pytest.mark.parametrize('layer, shape, then, positive', [
+    (nn.Linear(5, 12, bias=False), (8, 9, 5), lambda y: y, True),
+    (nn.Linear(5, 12, bias=False), (8, 9, 5), lambda y: y.transpose(1, 2), True),
+    (nn.Linear(5, 12, bias=False), (8, 3, 3, 5), lambda y: y, True),
+    (nn.Conv2d(1, 12, 3, bias=False), (8, 1, 9, 9), lambda y: F.interpolate(y, scale_factor=2), True),
+    (nn.Conv2d(1, 12, 3), (8, 1, 9, 9), lambda y: F.max_pool2d(F.pad(y, (1, 1, 1, 1)), 2), False),
+    (nn.Conv2d(1, 12, 3), (8, 1, 9, 9), lambda y: y.permute(0, 2, 3, 1).contiguous(), False),
+    (nn.Conv2d(1, 12, 3), (8, 1, 9, 9), lambda y: y*torch.ones(12, 1, 1), False)], ids=str)
+def test_units_of_layers_without_bias_and_behind_what_keeps_them(layer, shape, then, positive):
+    x = torch.rand(shape) if positive else torch.randn(shape)
+    s = watch(net_of(planted(layer), nn.ReLU(), then), x)
+    assert s.units()['act']['units'] == 12 and s.units()['act']['dead'][:2] == [2, 3]
+    assert not s.table()[1]['note']
+
+@pytest.mark.parametrize('equation, d', [('oi,bti->bto', 2), ('bti,oi->bto', 2), ('oi,bti->bot', 1)])
+def test_units_of_einsum(equation, d):
+    class Product(nn.Module):
+        def __init__(self): super().__init__(); self.w, self.act = nn.Parameter(torch.rand(12, 5)), nn.ReLU()
+        def forward(self, x):
+            return self.act(torch.einsum(equation, *((self.w, x) if equation.startswith('oi') else (x, self.w))))
+    m = Product()
+    with torch.no_grad(): m.w[[2, 3]] *= -1
+    assert watch(m, torch.rand(8, 9, 5)).units()['act'] == dict(units=12, dead=[2, 3], always_negative=[])
+
+def test_an_unknown_dimension_is_said_and_can_be_told():
+    m = net_of(nn.Conv2d(1, 12, 3), nn.ReLU(), lambda y: F.pixel_shuffle(y, 2))
+    x = torch.randn(4, 1, 6, 6)
+    assert 'which dimension holds the units is not known' in watch(m, x).table()[1]['note']
+    for unit_dim in (1, -3, {'act': 1}):
+        s = watch(m, x, unit_dim=unit_dim)
+        assert s.units()['act']['units'] == 3 and not s.table()[1]['note']
+    assert watch(m, x, unit_dim=-1).units()['act']['units'] == 8
+    with pytest.raises(InputError, match="unit_dim names relu, expected some of"): ActivationStats(m, unit_dim={'relu': 1})
+    with pytest.raises(InputError, match="unit_dim is 7 for .act., whose input has 4"): watch(m, x, unit_dim=7)
+    with pytest.raises(InputError, match='unit_dim is 1.5'): ActivationStats(m, unit_dim=1.5)
+
+def test_units_that_met_a_nan_are_their_own_class():
+    x = torch.ones(4, 3)
+    x[0, 1], x[:, 2] = math.nan, -1.
+    s = watch(nn.LeakyReLU(.1), x.requires_grad_())
+    assert s.units()['(model)'] == dict(units=3, dead=[], always_negative=[2], nan=[1])
+    row = s.table()[0]
+    assert (row['dead'], row['always_negative'], row['nan']) == (0, 1, 1) and '1 units have met a nan' in row['note']
+    assert s.history()['nan'][0, 0] == pytest.approx(1/3)
+
+def test_a_step_that_was_not_judged_is_not_counted():
+    m = nn.ModuleDict(dict(a=nn.ReLU(), b=nn.ReLU()))
+    class Expert(nn.Module):
+        def __init__(self): super().__init__(); self.e = m
+        def forward(self, x, i): return self.e['a' if i % 2 else 'b'](x)
+    net, x = Expert(), torch.randn(4, 3, requires_grad=True)
+    with ActivationStats(net) as s:
+        for i in range(5): net(x, i).sum().backward(); s.step()
+    assert [(r['steps'], r['passes']) for r in s.table()] == [(2, 2), (3, 3)]
+
+@pytest.mark.parametrize('times', [2, 3, 40])
+def test_an_activation_called_again_and_again_has_units_in_each_call(times):
+    class Loop(nn.Module):
+        def __init__(self): super().__init__(); self.act, self.lin = nn.ReLU(), nn.Linear(4, 4)
+        def forward(self, x):
+            for i in range(times): x = self.act(x - 1000.*(i == 1))
+            return self.lin(x)
+    m = Loop()
+    s = watch(m, torch.rand(8, 4, requires_grad=True))
+    assert len(s.units()) == min(times, 16) and s.units()['act, call 2']['dead'] == [0, 1, 2, 3]
+    assert s.units()['act, call 1']['dead'] == []
+
+# ---- activations of any shape, and those no hook sees -------------------------------------------
+
+@pytest.mark.parametrize('shape', [(6, 1, 1), (1, 6, 1, 1), (6, 5, 5), (1,), ()])
+def test_activations_with_parameters_of_any_shape(shape):
+    class Slope(nn.Module):
+        def __init__(self): super().__init__(); self.slope = nn.Parameter(torch.zeros(shape))
+        def forward(self, x): return torch.where(x > 0, x, self.slope*x)
+    m = nn.Sequential(planted(nn.Conv2d(1, 6, 3)), Slope())
+    assert watch(m, torch.randn(4, 1, 7, 7)).units()['1'] == dict(units=6, dead=[2, 3], always_negative=[])
+
+def test_functional_activations_are_said():
+    class Half(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.act, self.b, self.rnn = nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3), nn.LSTM(3, 3)
+        def forward(self, x): return F.silu(self.rnn(torch.relu(self.b(self.act(self.a(x)))))[0])
+    s = watch(Half(), torch.randn(5, 4), torch.randn(5, 4))
+    assert s.functions == ['relu', 'silu'] and 'functions (relu, silu), which no hook sees' in str(s.table())
+    s = watch(small(), images())
+    assert s.functions == [] and not s.table().summary()
+
+# ---- the loss's gradient, and no other ---------------------------------------------------------
+
+def grads_of(run):
+    torch.manual_seed(4)
+    m, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(10, 3, requires_grad=True)
+    with ActivationStats(m) as s: run(m, x); s.step()
+    return [r['grad_rms'] for r in s.table()]
+
+def test_saliency_and_other_inner_gradients_are_not_the_losses():
+    def loss(m, x): return m(x).square().mean()
+    plain = grads_of(lambda m, x: loss(m, x).backward())
+    def before(m, x):
+        out = m(x)
+        torch.autograd.grad(out[:, 0].sum(), x, retain_graph=True)
+        out.square().mean().backward()
+    def after(m, x):
+        out = m(x)
+        out.square().mean().backward(retain_graph=True)
+        torch.autograd.grad(out[:, 0].sum(), x)
+    def functional(m, x):
+        p = {k: v.detach().clone().requires_grad_() for k, v in m.named_parameters()}
+        torch.autograd.grad(torch.func.functional_call(m, p, x).square().mean(), list(p.values()))
+    def to_weights(m, x): torch.autograd.grad(loss(m, x), list(m.parameters()))
+    def one(m, x): loss(m, x).backward(inputs=[m[0].weight])
+    for run in (before, after, functional, to_weights, one): assert grads_of(run) == pytest.approx(plain), run.__name__
+    only = grads_of(lambda m, x: torch.autograd.grad(m(x).sum(), x))
+    assert all(math.isnan(v) for v in only)
+
+@pytest.mark.parametrize('how', ['number', 'tensor', 'scaler'])
+def test_what_the_loss_was_multiplied_by_is_taken_out(how):
+    class Scaler:
+        def get_scale(self): return 1024.
+    plain = grads_of(lambda m, x: m(x).square().mean().backward())
+    torch.manual_seed(4)
+    m, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(10, 3)
+    with ActivationStats(m) as s:
+        (1024*m(x).square().mean()).backward()
+        s.step(scale=dict(number=1024., tensor=torch.tensor(1024.), scaler=Scaler())[how])
+        (m(x)*math.inf).sum().backward(); s.step(scale=1024.)        # a step that the scaler skips
+    assert [r['grad_rms'] for r in s.table()] == pytest.approx(plain) and not any(r['note'] for r in s.table())
+    assert s.history()['param_grad_rms'].isfinite().all(1).tolist() == [True, False]
+    with pytest.raises(InputError, match='scale is 0'): s.step(scale=0)
+
+def test_vmap_is_refused():
+    m = small()
+    with ActivationStats(m), pytest.raises(InputError, match='vmap'): torch.vmap(m)(torch.randn(4, 1, 1, 8, 8))
+
+# ---- compiled --------------------------------------------------------------------------------
+
+@pytest.mark.slow
+@pytest.mark.parametrize('first', [False, True])
+def test_compiled_models_are_watched(first):
+    m = small()
+    c = torch.compile(m, backend='eager')
+    if first: c(images())
+    with ActivationStats(c) as s, Hook(m[1], lambda *a: None) as h:
+        for _ in range(2): c(images()).sum().backward(); s.step()
+    assert h.calls == 2 and s.names == ['0', '1', '2', '3', '4', '5'] and [r['passes'] for r in s.table()] == [2]*6
+    c(images())
+    assert h.calls == 2
+    s = ActivationStats()
+    Learner(c, data(), None, F.cross_entropy, torch.optim.SGD(m.parameters(), lr=.1), [s]).fit(1)
+    assert s.steps == 4 and s.table()[0]['passes'] == 4
+
+# ---- what is asked of a record -----------------------------------------------------------------
+
+def test_samples_are_bounded_and_fair():
+    m, x = nn.Identity(), torch.randn(600, 100, 7)*3 + 1
+    with ActivationStats(m) as s:
+        for _ in range(30): m(x.clone().requires_grad_()).sum().backward(); s.step()
+    n = s._windows.sums[:30, 0, 0, 0]
+    row = s.table()[0]
+    assert n.max() <= 2**13 and n.min() > 2**12
+    assert row['mean'] == pytest.approx(x.mean().item(), abs=5*3/math.sqrt(n.sum())) and row['std'] == pytest.approx(3, rel=.02)
+
+def test_parameters_gradients_and_updates():
+    m, x = nn.Linear(4, 3), torch.randn(8, 4)
+    opt = torch.optim.SGD(m.parameters(), lr=.1)
+    with ActivationStats(m) as s: m(x).square().sum().backward(); before = m.weight.detach().clone(); opt.step(); s.step()
+    w, b = s.updates()
+    assert w['rms'] == pytest.approx(before.square().mean().sqrt().item()) and w['elements'] == 12 and w['kind'] == 'Linear'
+    assert w['grad_rms'] == pytest.approx(m.weight.grad.square().mean().sqrt().item())
+    assert w['update_ratio'] == pytest.approx(.1*w['grad_rms']/w['rms'], rel=1e-4)
+    moved = math.sqrt((.1*m.weight.grad).square().sum() + (.1*m.bias.grad).square().sum())
+    old = math.sqrt(before.square().sum() + (m.bias.detach() + .1*m.bias.grad).square().sum())
+    assert s.table()[0]['update_ratio'] == pytest.approx(moved/old, rel=1e-4)
+
+def test_saved_and_loaded(tmp_path):
+    import matplotlib
+    matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+    m = Residual(out=32)
+    with torch.no_grad(): m.c1.bias[[2, 3]] = -100.
+    s = watch(m, *[torch.randn(4, 8, 6, 6) for _ in range(9)], rows=4)
+    s.save(tmp_path/'s.pt')
+    t = ActivationStats.load(tmp_path/'s.pt')
+    for last in (None, 3): assert t.units(last) == s.units(last) and str(t.table(last)) == str(s.table(last))
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(s.history().values(), t.history().values()))
+    assert str(t.updates()) == str(s.updates()) and torch.equal(t.histogram('c1')[0], s.histogram('c1')[0])
+    for plot in (t.plot_stats, t.plot_grads, t.plot_dead, t.plot_updates, t.plot_histograms): plot()
+    plt.close('all')
+    for bad in (b'nothing', pickle.dumps({'a': 1})):
+        (tmp_path/'bad.pt').write_bytes(bad)
+        with pytest.raises(InputError, match='bad.pt is not a file that ActivationStats.save wrote'): ActivationStats.load(tmp_path/'bad.pt')
+    with pytest.raises(FileNotFoundError): ActivationStats.load(tmp_path/'none.pt')
+
+def test_to_frame_and_tensorboard(monkeypatch):
+    s, seen = watch(small(), images(), images()), []
+    class Writer:
+        def add_scalar(self, tag, value, step): seen.append((tag, value, step))
+    s.to_tensorboard(Writer())
+    h = s.history()
+    assert ('std/0', h['std'][1, 0].item(), 1) in seen and len(seen) == sum(int((~v.isnan()).sum()) for k, v in h.items() if k != 'step')
+    import sys, types
+    monkeypatch.setitem(sys.modules, 'pandas', types.SimpleNamespace(DataFrame=list))
+    rows = s.to_frame()
+    assert dict(step=1, name='0', statistic='std', value=h['std'][1, 0].item()) in rows and len(rows) == len(seen)
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    with pytest.raises(InputError, match='pip install tensorboard'): s.to_tensorboard('folder')
+
+def test_scripting_a_watched_model_is_refused_and_speaks_of_the_hook():
+    m = small().eval()
+    with Hook(m[1], lambda *a: None), pytest.raises(InputError, match='TorchScript'): torch.jit.script(m)
+    with pytest.raises(InputError, match='before it is scripted'): Hook(torch.jit.script(m), lambda *a: None)
+    assert hooks_on(m) == 0
+
+def test_one_strange_layer_never_stops_the_others():
+    class Strange(nn.Module):
+        def __init__(self, what): super().__init__(); self.what = what
+        def forward(self, x): self.what(x); return self.what(x)
+    for what in (lambda x: x.to_sparse(), lambda x: torch.nested.nested_tensor([x, x[:1]], layout=torch.jagged), lambda x: x.bool(), lambda x: None):
+        class Net(nn.Module):
+            def __init__(self): super().__init__(); self.odd, self.lin = Strange(what), nn.Linear(3, 2)
+            def forward(self, x): self.odd(x); return self.lin(x)
+        s = watch(Net(), torch.randn(4, 3))
+        assert s.table()[0]['note'] and s.table()[1]['passes'] == 1 and math.isfinite(s.table()[1]['grad_rms'])
