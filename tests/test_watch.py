@@ -633,7 +633,7 @@ def net_of(layer, act, then=lambda y: y):
 
 def planted(layer, units=(2, 3)):
     with torch.no_grad():
-        if layer.bias is None: layer.weight[list(units)] = -layer.weight[list(units)].abs() - 1
+        if layer.bias is None: layer.weight.abs_()[list(units)] *= -1
         else: layer.bias.fill_(9.); layer.bias[list(units)] = -100.
     return layer
 
