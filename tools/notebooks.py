@@ -275,31 +275,27 @@ def say_if_off():
         print(f'stored outputs not compared: {why} is not the reference platform; '
               'the assertions alone decide')
 
-def compare(paths):
+def compare(paths, settings=None, label=''):
     "Compare stored outputs with those of a new run; return the notebooks that differ."
-    say_if_off()
-    found = dict(zip(paths, in_parallel(compare_one, paths)))
-    for path, problems in found.items():
-        print(f"{path.stem:<20} outputs {'DIFFER' if problems else 'reproduce'}")
-        for p in problems: print(f'  {p}')
-    return [p for p in paths if found[p]]
+    if not label: say_if_off()
+    threads = int((settings or reference())['OMP_NUM_THREADS'] or 1)
+    differ = []
+    jobs = in_parallel(lambda p: compare_one(p, settings), paths, threads)
+    for path, problems in zip(paths, jobs):
+        print(f"{label}{path.stem:<20} {'DIFFERS' if problems else 'reproduces'}", flush=True)
+        for p in problems: print(f'  {p}', flush=True)
+        if problems: differ.append(path)
+    return differ
 
 def processors(paths, names):
     "Compare under each of these settings; end with a table; return what differs."
     say_if_off()
-    table = {}
-    for name in names:
-        threads = int(SETTINGS[name]['OMP_NUM_THREADS'])
-        jobs = in_parallel(lambda p: compare_one(p, SETTINGS[name]), paths, threads)
-        for path, problems in zip(paths, jobs):
-            table[path, name] = problems
-            print(f"{name:<12} {path.stem:<20} {'DIFFERS' if problems else 'holds'}", flush=True)
-            for p in problems: print(f'  {p}', flush=True)
+    differ = {name: compare(paths, SETTINGS[name], f'{name:<13}') for name in names}
     print('\n' + f"{'':<20}" + ''.join(f'{n:>12}' for n in names))
     for path in paths:
-        row = ['DIFFERS' if table[path, n] else 'holds' for n in names]
+        row = ['DIFFERS' if path in differ[n] else 'reproduces' for n in names]
         print(f'{path.stem:<20}' + ''.join(f'{x:>12}' for x in row))
-    return [k for k, problems in table.items() if problems]
+    return [(path, name) for name in names for path in differ[name]]
 
 def sweep_one(job):
     path, seed = job
