@@ -16,70 +16,95 @@ from .core import stats
 
 # %% ../nbs/02_data.ipynb #7edaf3e8
 #| code-fold: true
-_IDX_TYPES = {0x08: torch.uint8, 0x09: torch.int8, 0x0B: torch.int16, 0x0C: torch.int32, 0x0D: torch.float32, 0x0E: torch.float64}
+_IDX_TYPES = {0x08: torch.uint8, 0x09: torch.int8, 0x0B: torch.int16, 0x0C: torch.int32,
+              0x0D: torch.float32, 0x0E: torch.float64}
 
 class DataError(InputError):
-    "A data file or data set that is not what it should be: names the file, what was expected and what was found."
+    "A data file or set that is not what it should be: names it, what was expected, what was found."
 
 def _idx_header(f, name):
     "Element type and shape from the start of the open file `f`."
     head = f.read(4)
     if len(head) < 4 or head[:2] != b'\0\0' or head[2] not in _IDX_TYPES:
-        hint = ' It looks gzipped: give it a name that ends in .gz.' if head[:2] == b'\x1f\x8b' else ''
+        hint = ' It looks gzipped: give it a name that ends in .gz.'*(head[:2] == b'\x1f\x8b')
         codes = ', '.join(f'{c:02x}' for c in _IDX_TYPES)
-        raise DataError(f"{name}: expected an IDX header (00 00, a type among {codes}, the number of dimensions), found {head.hex(' ') or 'nothing'}.{hint}")
+        raise DataError(f"{name}: expected an IDX header (00 00, a type among {codes}, the number "
+                        f"of dimensions), found {head.hex(' ') or 'nothing'}.{hint}")
     sizes = f.read(4*head[3])
-    if len(sizes) < 4*head[3]: raise DataError(f"{name}: expected {head[3]} dimensions of 4 bytes each, found {len(sizes)} bytes and then the end.")
-    return _IDX_TYPES[head[2]], tuple(int.from_bytes(sizes[i:i+4], 'big') for i in range(0, len(sizes), 4))
+    if len(sizes) < 4*head[3]:
+        raise DataError(f"{name}: expected {head[3]} dimensions of 4 bytes each, found "
+                        f"{len(sizes)} bytes and then the end.")
+    shape = tuple(int.from_bytes(sizes[i:i+4], 'big') for i in range(0, len(sizes), 4))
+    return _IDX_TYPES[head[2]], shape
 
 # %% ../nbs/02_data.ipynb #2a9b3ecf
 #| code-fold: true
 def _idx_body(f, name, n):
     "Exactly `n` bytes, which must be all the rest of `f`; room is made only for what arrives."
     buf = bytearray()
-    while len(buf) < n and (chunk := f.read(min(n - len(buf), 1 << 20))): buf += chunk
-    if len(buf) < n: raise DataError(f"{name}: expected {n:,} bytes after the header, found {len(buf):,}: the file is cut short.")
-    if f.read(1): raise DataError(f"{name}: expected {n:,} bytes after the header, found more: the header is wrong or something was appended.")
+    while len(buf) < n and (chunk := f.read(min(n - len(buf), 1 << 20))):
+        buf += chunk
+    if len(buf) < n:
+        raise DataError(f"{name}: expected {n:,} bytes after the header, found {len(buf):,}: "
+                        "the file is cut short.")
+    if f.read(1):
+        raise DataError(f"{name}: expected {n:,} bytes after the header, found more: "
+                        "the header is wrong or something was appended.")
     return buf
 
 # %% ../nbs/02_data.ipynb #cd83eb97
 def read_idx(
     path: str | Path  # an IDX file; one whose name ends in .gz is unzipped while it is read
 ) -> torch.Tensor:    # of the shape and element type in the file's header
-    "Read an IDX file of any element type and shape. Raises `DataError`; uses no more memory than the file warrants."
+    """Read an IDX file of any element type and shape.
+
+    Raises `DataError`; uses no more memory than the file warrants."""
     path = Path(path)
-    if not path.is_file(): raise DataError(f"{path}: expected an IDX file, found {'a folder' if path.is_dir() else 'nothing there'}.")
+    if not path.is_file():
+        found = 'a folder' if path.is_dir() else 'nothing there'
+        raise DataError(f"{path}: expected an IDX file, found {found}.")
     zipped = path.suffix.lower() == '.gz'
     room = path.stat().st_size*(1032 if zipped else 1)  # deflate's largest expansion
     try:
         with (gzip.open if zipped else open)(path, 'rb') as f:
             dtype, shape = _idx_header(f, path)
             n = math.prod(shape)*dtype.itemsize
-            if n > room: raise DataError(f"{path}: the header announces {shape} × {dtype}, {n:,} bytes; a file of this size holds at most {room:,}.")
+            if n > room:
+                raise DataError(f"{path}: the header announces {shape} × {dtype}, {n:,} bytes; "
+                                f"a file of this size holds at most {room:,}.")
             x = _idx_body(f, path, n)
         if not n: return torch.empty(shape, dtype=dtype)
         x = torch.frombuffer(x, dtype=torch.uint8)
-        if dtype.itemsize > 1 and sys.byteorder == 'little': x = x.view(-1, dtype.itemsize).flip(1).flatten()
+        if dtype.itemsize > 1 and sys.byteorder == 'little':
+            x = x.view(-1, dtype.itemsize).flip(1).flatten()
         return x.view(dtype).reshape(shape)
-    except (OSError, EOFError, zlib.error) as e: raise DataError(f"{path}: expected {'gzipped ' if zipped else ''}data, found: {e}.") from None
-    except RuntimeError as e: raise DataError(f"{path}: expected a shape that a tensor can have, found {shape}: {e}.") from None
+    except (OSError, EOFError, zlib.error) as e:
+        raise DataError(f"{path}: expected {'gzipped '*zipped}data, found: {e}.") from None
+    except RuntimeError as e:
+        raise DataError(f"{path}: expected a shape that a tensor can have, "
+                        f"found {shape}: {e}.") from None
 
 # %% ../nbs/02_data.ipynb #714af393
 _MNIST = Path(initnotes.__file__).parent/'_mnist'
-_SHA256 = {  # of the gzipped files
-    'train-images-idx3-ubyte.gz': '7ff28fd295f802eefc6d40e461175dfe4b969b1842b2abc8c6dc8c20711cf79f', 'train-labels-idx1-ubyte.gz': '81a978ae83d39ffdba0db3ce2fcaf80a8921e9629e874428996a2b03242d4b2a',
-    't10k-images-idx3-ubyte.gz': '197e111ae341b0770be9011ac5e622d0e6cd1c640b32eb0de5dc1dd26cc6e182', 't10k-labels-idx1-ubyte.gz': 'b91679a0acfe4ba0e50a2437a903084cba1f5f92592b016a25a7dfd00455798b'}
+_SHA256 = {f'{name}-ubyte.gz': digest for name, digest in {
+    'train-images-idx3': '7ff28fd295f802eefc6d40e461175dfe4b969b1842b2abc8c6dc8c20711cf79f',
+    'train-labels-idx1': '81a978ae83d39ffdba0db3ce2fcaf80a8921e9629e874428996a2b03242d4b2a',
+    't10k-images-idx3': '197e111ae341b0770be9011ac5e622d0e6cd1c640b32eb0de5dc1dd26cc6e182',
+    't10k-labels-idx1': 'b91679a0acfe4ba0e50a2437a903084cba1f5f92592b016a25a7dfd00455798b'}.items()}
 
 def _checked(path):
     "`path`, if it has the digest it should have."
     found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else 'no file'
     if found != _SHA256[path.name]:
-        raise DataError(f"{path}: expected SHA-256 {_SHA256[path.name][:12]}…, found {found[:12]}: the file has changed, install the package anew.")
+        raise DataError(f"{path}: expected SHA-256 {_SHA256[path.name][:12]}…, found {found[:12]}: "
+                        "the file has changed, install the package anew.")
     return path
 
 # %% ../nbs/02_data.ipynb #f294cb03
 class Mnist(NamedTuple):
-    "Images `x_…`, float32 (N, pixels) in [0, 1), and labels `y_…`, int64 (N,), split for training, validation and test."
+    """Images `x_…`, float32 (N, pixels) in [0, 1), and labels `y_…`, int64 (N,).
+
+    Split for training, validation and test."""
     x_train: torch.Tensor
     y_train: torch.Tensor
     x_valid: torch.Tensor
@@ -88,43 +113,59 @@ class Mnist(NamedTuple):
     y_test: torch.Tensor
 
 def _pair(images, labels):
-    "Images as float32 (N, pixels), their bytes divided by 256, and labels as int64, from two IDX files."
+    "Images as float32 (N, pixels), bytes divided by 256, and int64 labels, from two IDX files."
     x, y = read_idx(images), read_idx(labels)
-    if x.dtype != torch.uint8 or x.dim() != 3: raise DataError(f"{images}: expected bytes of shape (N, height, width), found {x.dtype} of shape {tuple(x.shape)}.")
-    if y.dtype != torch.uint8 or y.shape != x.shape[:1]: raise DataError(f"{labels}: expected {len(x)} bytes, a label for each image of {images.name}, found {y.dtype} of shape {tuple(y.shape)}.")
+    if x.dtype != torch.uint8 or x.dim() != 3:
+        raise DataError(f"{images}: expected bytes of shape (N, height, width), "
+                        f"found {x.dtype} of shape {tuple(x.shape)}.")
+    if y.dtype != torch.uint8 or y.shape != x.shape[:1]:
+        raise DataError(f"{labels}: expected {len(x)} bytes, a label for each image of "
+                        f"{images.name}, found {y.dtype} of shape {tuple(y.shape)}.")
     return x.flatten(1).float().div_(256), y.long()
 
 # %% ../nbs/02_data.ipynb #1b29e076
 def _found(folder, name):
-    "The file of that name, gzipped or not, with a hyphen before `idx` or a dot, as some unpackers write it."
-    names = [n + end for n in (name.removesuffix('.gz'), name.removesuffix('.gz').replace('-idx', '.idx')) for end in ('.gz', '')]
+    "The file of that name, gzipped or not, with a hyphen before `idx` or, as some write it, a dot."
+    name = name.removesuffix('.gz')
+    names = [n + end for n in (name, name.replace('-idx', '.idx')) for end in ('.gz', '')]
     return next((folder/n for n in names if (folder/n).is_file()), folder/names[1])
 
 def mnist(
-    path: str | Path | None = None  # a folder with files named like MNIST's four, gzipped or not; None reads the package's own
+    path: str | Path | None = None  # folder with four files named like MNIST's; None: our own
 ) -> Mnist:  # the last sixth of the training images, 10,000 of MNIST's 60,000, is for validation
-    "MNIST, or a data set in its format such as Fashion-MNIST or KMNIST. Raises `DataError`; only the package's own files are checked against their digests."
+    """MNIST, or a data set in its format such as Fashion-MNIST or KMNIST, gzipped or not.
+
+    Raises `DataError`; only the package's own files are checked against their digests."""
     if path is None: files = [_checked(_MNIST/name) for name in _SHA256]
     else:
-        if not Path(path).is_dir(): raise DataError(f"{path}: expected a folder with the four files of a data set like MNIST, found no folder.")
+        if not Path(path).is_dir():
+            raise DataError(f"{path}: expected a folder with the four files of a data set "
+                            "like MNIST, found no folder.")
         files = [_found(Path(path), name) for name in _SHA256]
     x, y = _pair(*files[:2])
-    if len(x) < 6: raise DataError(f"{files[0]}: expected at least 6 images, to keep a sixth for validation, found {len(x)}.")
+    if len(x) < 6:
+        raise DataError(f"{files[0]}: expected at least 6 images, "
+                        f"to keep a sixth for validation, found {len(x)}.")
     n = len(x) - len(x)//6
     return Mnist(x[:n], y[:n], x[n:], y[n:], *_pair(*files[2:]))
 
 # %% ../nbs/02_data.ipynb #b18cfb44
 def normalize(
     x: torch.Tensor,             # floating point, any shape
-    mean: float | torch.Tensor,  # to subtract; a tensor must broadcast against `x`, such as (C, 1, 1) for one mean a channel
+    mean: float | torch.Tensor,  # to subtract; a tensor broadcasts: (C, 1, 1) for one a channel
     std: float | torch.Tensor    # to divide by, likewise
 ) -> torch.Tensor:
     "`(x − mean)/std`, as a new tensor."
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        raise InputError(f"normalize got {x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}, expected a tensor of floating-point numbers.")
+        kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise InputError(f"normalize got {kind}, expected a tensor of floating-point numbers.")
     m, s = torch.as_tensor(mean), torch.as_tensor(std)
-    if not (m.isfinite().all() and s.isfinite().all()): raise InputError(f"normalize got mean {mean} and std {std}, expected finite numbers: do the data contain nan or inf?")
-    if not (s > 0).all(): raise InputError(f"normalize got std {std}, expected it above 0: constant data cannot be normalised.")
+    if not (m.isfinite().all() and s.isfinite().all()):
+        raise InputError(f"normalize got mean {mean} and std {std}, expected finite numbers: "
+                         "do the data contain nan or inf?")
+    if not (s > 0).all():
+        raise InputError(f"normalize got std {std}, expected it above 0: "
+                         "constant data cannot be normalised.")
     return (x - mean)/std
 
 def normalize_to(

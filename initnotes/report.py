@@ -17,16 +17,19 @@ class InputError(ValueError):
 
 # %% ../nbs/00a_report.ipynb #8139a0e8
 def set_seed(
-    seed: int  # the notebook's own seed; `INITNOTES_SEED` (0 when unset) moves it by a million per unit
+    seed: int  # the notebook's own; each unit of `INITNOTES_SEED` (0 when unset) adds a million
 ) -> int:  # the seed that was set
     "Seed torch and `random`, shifted by the environment variable `INITNOTES_SEED`."
-    if not isinstance(seed, int): raise InputError(f"set_seed got {seed!r}, expected a whole number.")
+    if not isinstance(seed, int):
+        raise InputError(f"set_seed got {seed!r}, expected a whole number.")
     shift = os.environ.get('INITNOTES_SEED', '0') or '0'
     if not (shift.isdecimal() and len(shift) <= 12):
-        raise InputError(f"INITNOTES_SEED is {shift!r}, expected a whole number of at most 12 digits, "
-                         "from 0 up: type INITNOTES_SEED=1 before the command, or unset it.")
+        raise InputError(
+            f"INITNOTES_SEED is {shift!r}, expected a whole number of at most 12 digits, "
+            "from 0 up: type INITNOTES_SEED=1 before the command, or unset it.")
     seed += 10**6*int(shift)
-    random.seed(seed); torch.manual_seed(seed)
+    random.seed(seed)
+    torch.manual_seed(seed)
     return seed
 
 # %% ../nbs/00a_report.ipynb #346e4047
@@ -40,15 +43,16 @@ def _plain(v):
     "A value as JSON can hold it: None for nan, words for the infinite."
     if isinstance(v, dict): return {k: _plain(x) for k, x in v.items()}
     if isinstance(v, (list, tuple)): return [_plain(x) for x in v]
-    if isinstance(v, float) and not math.isfinite(v): return None if v != v else str(v)
+    if isinstance(v, float) and not math.isfinite(v):
+        return None if v != v else str(v)
     return v if v is None or isinstance(v, (bool, int, float, str)) else str(v)
 
 # %% ../nbs/00a_report.ipynb #6eb14ff2
 class Report(list):
-    "A table: a list of dicts, a row each, that shows itself as text, Markdown, HTML, JSON or a data frame."
+    "A table: a list of dicts, a row each; as text, Markdown, HTML, JSON or a data frame."
     columns = ()  # the keys that are shown, in order; none: all that occur
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:  # names of the columns, and a list for each row
+    def cells(self) -> tuple[list[str], list[list[str]]]:  # column names; a list for each row
         "What every format shows, as texts."
         keys = self.columns or list(dict.fromkeys(k for r in self for k in r))
         return [k.replace('_', ' ') for k in keys], [[_text(r.get(k)) for k in keys] for r in self]
@@ -60,16 +64,19 @@ class Report(list):
     def to_markdown(self) -> str:
         "A Markdown table; what would end a cell is escaped."
         head, rows = self.cells()
-        lines = ['| ' + ' | '.join(c.replace('|', '\\|').replace('\n', ' ') for c in row) + ' |' for row in [head, *rows]]
+        lines = ['| ' + ' | '.join(c.replace('|', '\\|').replace('\n', ' ') for c in row) + ' |'
+                 for row in [head, *rows]]
         lines.insert(1, '|---'*len(head) + '|')
         return '\n'.join(lines + ['']*bool(self.summary()) + self.summary())
 
     def to_html(self) -> str:
         "An HTML table; every text is escaped."
         head, rows = self.cells()
-        def row(cells, tag): return '<tr>' + ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells) + '</tr>'
+        def row(cells, tag):
+            return '<tr>' + ''.join(f'<{tag}>{html.escape(c)}</{tag}>' for c in cells) + '</tr>'
         body = '\n'.join([row(head, 'th'), *(row(r, 'td') for r in rows)])
-        return f'<table>\n{body}\n</table>' + ''.join(f'\n<p>{html.escape(s)}</p>' for s in self.summary())
+        notes = ''.join(f'\n<p>{html.escape(s)}</p>' for s in self.summary())
+        return f'<table>\n{body}\n</table>{notes}'
 
     def to_json(self) -> str:
         "All keys of all rows; nan is null, the infinite a word."
@@ -78,7 +85,9 @@ class Report(list):
     def to_frame(self):
         "A pandas `DataFrame` of all keys; needs pandas."
         try: import pandas
-        except ImportError: raise InputError("to_frame needs pandas, which is not installed: pip install pandas. (The rows are a list of dicts without it.)") from None
+        except ImportError:
+            raise InputError("to_frame needs pandas, which is not installed: pip install pandas. "
+                             "(The rows are a list of dicts without it.)") from None
         return pandas.DataFrame(list(self))
 
     def __str__(self):
@@ -100,21 +109,25 @@ def plot_report(
     "Columns of a report as points, from the first row on the left to the last."
     import matplotlib.pyplot as plt
     rows = [r for r in rows if any(r.get(k) is not None for k in keys)]
-    if not rows: raise InputError(f"no row has a number for {' or '.join(keys)}, expected at least one.")
+    if not rows:
+        raise InputError(f"no row has a number for {' or '.join(keys)}, expected at least one.")
     ax = ax or plt.subplots(figsize=(6.4, 3.2), layout='constrained')[1]
     values = {k: [math.nan if r.get(k) is None else float(r[k]) for r in rows] for k in keys}
     for k, marker in zip(keys, 'os^dvx'):
-        ax.plot(values[k], marker, mfc='w' if marker == 'o' and len(keys) > 1 else None, ms=5, label=k.replace('_', ' '))
-    if log and all(v > 0 or v != v for vs in values.values() for v in vs): ax.set_yscale('log')
+        ax.plot(values[k], marker, mfc='w' if marker == 'o' and len(keys) > 1 else None, ms=5,
+                label=k.replace('_', ' '))
+    if log and all(v > 0 or v != v for vs in values.values() for v in vs):
+        ax.set_yscale('log')
     step = -(-len(rows)//25)
-    ax.set_xticks(range(0, len(rows), step), [r['name'] for r in rows[::step]], rotation=90 if len(rows) > 8 else 0, fontsize=8)
+    ax.set_xticks(range(0, len(rows), step), [r['name'] for r in rows[::step]],
+                  rotation=90 if len(rows) > 8 else 0, fontsize=8)
     if len(keys) > 1: ax.legend()
     else: ax.set_ylabel(keys[0].replace('_', ' '))
     return ax
 
 # %% ../nbs/00a_report.ipynb #d0f5d5b4
 class LedgerError(AssertionError):
-    "A measured figure lies outside what was predicted, or a source's figure does without a reason given."
+    "A measured figure lies outside what was predicted, or a source's does without a reason given."
 
 def _float(x): return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
@@ -125,7 +138,8 @@ def _printed(source):
         value = Decimal(figure.replace('−', '-'))
         return name, float(value), .5*10.**value.as_tuple().exponent
     except (ValueError, InvalidOperation, TypeError, AttributeError):
-        raise InputError(f"source is {source!r}, expected a name and a figure as printed, such as 'S0 .5779'.") from None
+        raise InputError(f"source is {source!r}, expected a name and a figure as printed, "
+                         "such as 'S0 .5779'.") from None
 
 def _short(x):
     if isinstance(x, str): return x
@@ -149,23 +163,25 @@ class Ledger(Report):
         return {r['what']: r for r in self}
 
     def check(self,
-        what: str,                   # what is claimed; the row's name
-        predicted: float,            # by theory
-        measured: float,             # in this notebook
+        what: str,                    # what is claimed; the row's name
+        predicted: float,             # by theory
+        measured: float,              # in this notebook
         *,
-        se: float | None = None,     # one standard error of `measured`: five are allowed
-        tol: float | None = None,    # or: the absolute error allowed
-        within: tuple | None = None, # or: lowest and highest value allowed, from an exact distribution
-        source: str = '',            # a source and its figure as printed, held to the same tolerance: 'S0 .5779'
-        why: str = ''                # why the source's figure lies outside
+        se: float | None = None,      # one standard error of `measured`: five are allowed
+        tol: float | None = None,     # or: the absolute error allowed
+        within: tuple | None = None,  # or: lowest and highest value, of an exact distribution
+        source: str = '',             # a source and its figure, held to the same: 'S0 .5779'
+        why: str = ''                 # why the source's figure lies outside
     ) -> None:  # raises `LedgerError`, and adds nothing, when the row fails
-        "Add a row; raise unless `measured` lies where `predicted` says, and the source's figure too."
+        "Add a row; raise unless `measured`, and the source's figure, lie where `predicted` says."
         predicted, measured = _float(predicted), _float(measured)
         lo, hi, label = self._bounds(what, predicted, se, tol, within)
         if not lo <= measured <= hi:
             off = f", {abs(measured - predicted)/_float(se):.1f} standard errors off" if se else ''
-            self._fail(what, f"expected {predicted:.6g}, tolerance {label}, found {measured:.6g}{off}. One of the two is wrong: find out which.")
-        self._add(what, predicted=predicted, measured=measured, tolerance=label, **self._source(what, source, lo, hi, why))
+            self._fail(what, f"expected {predicted:.6g}, tolerance {label}, "
+                       f"found {measured:.6g}{off}. One of the two is wrong: find out which.")
+        self._add(what, predicted=predicted, measured=measured, tolerance=label,
+                  **self._source(what, source, lo, hi, why))
 
     def place(self,
         what: str,            # what the figure is; the row's name
@@ -173,13 +189,18 @@ class Ledger(Report):
         source: str,          # a source and its figure as printed
         why: str = ''         # why it lies outside
     ) -> None:
-        "Add a row that asks whether a source's single draw lies in the range of many like it (one more of n falls outside with chance 2/(n+1))."
+        """Add a row that asks whether a source's single draw lies in the range of many like it.
+
+        One more of n falls outside with chance 2/(n+1)."""
         n = draws.numel()
-        if n < 400: raise InputError(f"row '{what}': got {n} draws, expected at least 400 to tell what is usual.")
+        if n < 400:
+            raise InputError(
+                f"row '{what}': got {n} draws, expected at least 400 to tell what is usual.")
         lo, mid, hi = (f(draws).item() for f in (torch.min, torch.median, torch.max))
         row = self._source(what, source, lo, hi, why)
         share = (draws < _printed(source)[1]).double().mean().item()
-        self._add(what, predicted=f'{lo:.4g} … {hi:.4g}', measured=mid, tolerance=f'range of {n:,} draws; median', **row, share=share)
+        self._add(what, predicted=f'{lo:.4g} … {hi:.4g}', measured=mid,
+                  tolerance=f'range of {n:,} draws; median', **row, share=share)
 
     def _bounds(self, what, predicted, se, tol, within):
         "Lowest and highest value allowed, and what to call the tolerance."
@@ -187,22 +208,33 @@ class Ledger(Report):
             raise InputError(f"row '{what}': expected exactly one of se, tol and within.")
         if within is None:
             allowed = 5*_float(se) if tol is None else _float(tol)
-            lo, hi, label = predicted - allowed, predicted + allowed, f'±{allowed:.2g}' + (' (5 se)' if tol is None else '')
-        else: lo, hi = map(_float, within); label = f'{lo:.4g} … {hi:.4g}'
-        if lo <= predicted <= hi and math.isfinite(hi - lo): return lo, hi, label
-        raise InputError(f"row '{what}': the tolerance {label} does not surround the prediction {predicted:.6g} with finite bounds.")
+            lo, hi = predicted - allowed, predicted + allowed
+            label = f'±{allowed:.2g}' + ' (5 se)'*(tol is None)
+        else:
+            lo, hi = map(_float, within)
+            label = f'{lo:.4g} … {hi:.4g}'
+        if lo <= predicted <= hi and math.isfinite(hi - lo):
+            return lo, hi, label
+        raise InputError(f"row '{what}': the tolerance {label} does not surround the prediction "
+                         f"{predicted:.6g} with finite bounds.")
 
-    def _fail(self, what, msg): raise LedgerError(f"Ledger '{self.name}', row '{what}': {msg}")
+    def _fail(self, what, msg):
+        raise LedgerError(f"Ledger '{self.name}', row '{what}': {msg}")
 
     def _source(self, what, source, lo, hi, why):
-        "Columns about a source's figure; raises when it lies outside `lo`…`hi` without a reason, or inside with one."
-        if why and not source: raise InputError(f"row '{what}': got why='{why}' without a source that it could excuse.")
+        "Columns about a source's figure; one outside needs a reason, one inside must have none."
+        if why and not source:
+            raise InputError(
+                f"row '{what}': got why='{why}' without a source that it could excuse.")
         if not source: return dict(source='', reproduced=None, why='')
         _, value, half = _printed(source)
         inside = lo - half <= value <= hi + half
-        where = f"the source's figure {source} lies {'inside' if inside else 'outside'} {lo:.4g} … {hi:.4g}"
-        if not inside and not why: self._fail(what, f"{where}. Find out why it is wrong and say so with why='…'.")
-        if inside and why: self._fail(what, f"{where}: it needs no excuse, remove why='{why}'.")
+        side = 'inside' if inside else 'outside'
+        where = f"the source's figure {source} lies {side} {lo:.4g} … {hi:.4g}"
+        if not inside and not why:
+            self._fail(what, f"{where}. Find out why it is wrong and say so with why='…'.")
+        if inside and why:
+            self._fail(what, f"{where}: it needs no excuse, remove why='{why}'.")
         return dict(source=source, reproduced=inside, why=why)
 
     def _add(self, what, **row):
@@ -213,20 +245,24 @@ class Ledger(Report):
         else: self[at] = row
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
-        "Names of the columns, and the rows as texts; the column of sources only where there are any."
+        "Names of the columns, and the rows as texts; sources only where there are any."
         head = ['what', 'predicted', 'measured', 'tolerance', 'inside?', 'printed in a source']
         n = 5 + any(r['source'] for r in self)
-        rows = [[r['what'], _short(r['predicted']), _short(r['measured']), r['tolerance'], '✓', _sourced(r)] for r in self]
+        rows = [[r['what'], _short(r['predicted']), _short(r['measured']), r['tolerance'], '✓',
+                 _sourced(r)] for r in self]
         return head[:n], [r[:n] for r in rows]
 
     def to_json(self) -> str:
-        "Name and rows: what, predicted, measured, tolerance, source, reproduced, why, and the share of draws below a placed source."
-        def kept(r): return {k: float(f'{v:.9g}') if isinstance(v, float) else v for k, v in r.items() if k not in ('name', 'kind', 'note')}
+        "Name and rows; of a placed source also the share of the draws below it."
+        def kept(r):
+            return {k: float(f'{v:.9g}') if isinstance(v, float) else v for k, v in r.items()
+                    if k not in ('name', 'kind', 'note')}
         return json.dumps(dict(name=self.name, rows=[kept(r) for r in self]), ensure_ascii=False)
 
     def __repr__(self):
         held = [r['reproduced'] for r in self if r['source']]
-        return f"Ledger '{self.name}': {len(self)} rows, all inside; {sum(held)} of {len(held)} source figures reproduced"
+        return (f"Ledger '{self.name}': {len(self)} rows, all inside; "
+                f"{sum(held)} of {len(held)} source figures reproduced")
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {'text/plain': repr(self), 'text/markdown': self.to_markdown(),
                 'application/vnd.initnotes.ledger+json': json.loads(self.to_json())}

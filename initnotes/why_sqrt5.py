@@ -16,22 +16,27 @@ def leaky_gain(
     a: float  # slope of a leaky ReLU for negative inputs; 0 for a ReLU, 1 for no activation
 ) -> float:
     "Kaiming's gain of a leaky ReLU, √(2/(1+a²)) (He et al. 2015, arXiv 1502.01852, equation 15)."
-    if not math.isfinite(a): raise InputError(f"leaky_gain got a={a}, expected a finite slope.")
+    if not math.isfinite(a):
+        raise InputError(f"leaky_gain got a={a}, expected a finite slope.")
     return math.sqrt(2/(1 + a**2))
 
 # %% ../nbs/04_why_sqrt5.ipynb #d2c91a4b
 def torch_default_std(
-    fan_in: int  # as PyTorch counts it, the size of `weight[0]`: in_features, or in_channels/groups × kernel size
+    fan_in: int  # the size of `weight[0]`: in_features, or in_channels/groups × kernel size
 ) -> float:
-    "Standard deviation of a fresh PyTorch layer's weights, and of its biases: of U(±1/√fan_in), hence 1/√(3·fan_in)."
-    if not (isinstance(fan_in, int) and fan_in > 0): raise InputError(f"torch_default_std got fan_in={fan_in!r}, expected a whole number from 1 up.")
+    "Std of a fresh PyTorch layer's weights, and of its biases: of U(±1/√fan_in), so 1/√(3·fan_in)."
+    if not (isinstance(fan_in, int) and fan_in > 0):
+        raise InputError(f"torch_default_std got fan_in={fan_in!r}, "
+                         "expected a whole number from 1 up.")
     return 1/math.sqrt(3*fan_in)
 
 # %% ../nbs/04_why_sqrt5.ipynb #28b5e35d
 def four_conv_net(
     n_out: int = 1  # numbers for each image
 ) -> nn.Sequential:  # maps images (N, 1, 28, 28) to (N, n_out), or to (N,) for one number
-    "Four convolutions of stride 2 with ReLUs between them and an average at the end: the write-ups' small net."
-    def conv(n_in, n_out, k): return nn.Conv2d(n_in, n_out, k, stride=2, padding=k//2)
-    return nn.Sequential(conv(1, 8, 5), nn.ReLU(), conv(8, 16, 3), nn.ReLU(), conv(16, 32, 3), nn.ReLU(),
-                         conv(32, n_out, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(0 if n_out == 1 else 1))
+    "Four convolutions of stride 2, ReLUs between them, an average at the end: the write-ups' net."
+    def conv(n_in, n_out, k):
+        return nn.Conv2d(n_in, n_out, k, stride=2, padding=k//2)
+    return nn.Sequential(
+        conv(1, 8, 5), nn.ReLU(), conv(8, 16, 3), nn.ReLU(), conv(16, 32, 3), nn.ReLU(),
+        conv(32, n_out, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(0 if n_out == 1 else 1))

@@ -25,22 +25,26 @@ def pytest_collection_modifyitems(items):
                 'no chromium or chrome is installed, so the site was not opened in a browser: '
                 'install one, on Debian and Ubuntu with `apt install chromium`'))
     rank = {'notebooks': 0, 'site': 1, 'browser': 1, 'lab': 2}
-    def first(item): return min([rank[m.name] for m in item.iter_markers() if m.name in rank], default=3)
+    def first(item):
+        return min([rank[m.name] for m in item.iter_markers() if m.name in rank], default=3)
     items.sort(key=first)
 
 @pytest.fixture
 def copy(tmp_path):
     "A copy of what the in-step check reads, to plant faults in."
-    for part in ('settings.ini', 'setup.py'): shutil.copy(ROOT/part, tmp_path/part)
+    for part in ('settings.ini', 'setup.py'):
+        shutil.copy(ROOT/part, tmp_path/part)
     shutil.copytree(ROOT/'nbs', tmp_path/'nbs')
-    shutil.copytree(ROOT/'initnotes', tmp_path/'initnotes', ignore=shutil.ignore_patterns('_mnist', '__pycache__'))
+    shutil.copytree(ROOT/'initnotes', tmp_path/'initnotes',
+                    ignore=shutil.ignore_patterns('_mnist', '__pycache__'))
     return tmp_path
 
 def edit(path, change):
     "Let `change` alter the notebook at `path` and write it as nbdev would."
     nb = json.loads(path.read_text(encoding='utf-8'))
     change(nb)
-    path.write_text(json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + '\n', encoding='utf-8')
+    path.write_text(json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + '\n',
+                    encoding='utf-8')
 
 def write_notebook(path, *cells):
     "A notebook of code cells, for the runner."

@@ -1,8 +1,8 @@
 """A real browser opens the site from the disk, and runs the lessons in JupyterLab.
 
-`make test` opens one page of each kind; `make proof` every page, in both themes and four widths, and every
-lesson. The browser is a chromium or chrome that is installed. Pictures of every page that was opened are
-kept in _build/screenshots: look at them."""
+`make test` opens one page of each kind; `make proof` every page, in both themes and four widths,
+and every lesson. The browser is a chromium or chrome that is installed. Pictures of every page that
+was opened are kept in _build/screenshots: look at them."""
 import json, os, re, shutil, subprocess, sys, time
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +17,8 @@ from instep import source
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
 AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
 LESSONS = readme.read_notebooks()
-PAGES = [*(f'{stem}.html' for stem in LESSONS), 'index.html', 'figures.html', 'glossary.html', 'references.html',
-         'genindex.html', 'search.html', 'api/index.html',
+PAGES = [*(f'{stem}.html' for stem in LESSONS), 'index.html', 'figures.html', 'glossary.html',
+         'references.html', 'genindex.html', 'search.html', 'api/index.html',
          *(f'api/{readme.module_of(nb)}.html' for nb in LESSONS.values())]
 KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html',
          f'api/{readme.module_of(LESSONS[max(LESSONS)])}.html']
@@ -33,30 +33,38 @@ def browser():
         browser.close()
 
 def open_page(browser, url, theme='light', screen='wide'):
-    "The page, laid out and with its formulas; and a list to which it adds what it complains of and what it asks of other machines."
+    "The page with its formulas, and a list: its complaints, what it asks of other machines."
     page, complaints = browser.new_page(color_scheme=theme, viewport=SCREENS[screen]), []
-    page.on('console', lambda m: complaints.append(f'console {m.type}: {m.text}') if m.type in ('error', 'warning') else None)
+    page.on('console', lambda m: complaints.append(f'console {m.type}: {m.text}')
+            if m.type in ('error', 'warning') else None)
     page.on('pageerror', lambda e: complaints.append(f'error: {e}'))
-    page.on('request', lambda r: None if re.match('file:|data:|blob:|about:', r.url) else complaints.append(f'request to {r.url}'))
+    page.on('request', lambda r: None if re.match('file:|data:|blob:|about:', r.url)
+            else complaints.append(f'request to {r.url}'))
     page.goto(url)
     page.add_style_tag(content='* { animation: none !important; transition: none !important; }')
     page.evaluate('window.MathJax?.startup?.promise')
     return page, complaints
 
 FORMULAS = """[...document.querySelectorAll('.math')].filter(m => !m.querySelector('mjx-container')
-  || m.querySelector('mjx-merror, [data-mjx-error], [data-mml-node=merror], [fill=red]')).map(m => m.textContent.slice(0, 80) || m.innerHTML.slice(0, 300))"""
+  || m.querySelector('mjx-merror, [data-mjx-error], [data-mml-node=merror], [fill=red]'))
+  .map(m => m.textContent.slice(0, 80) || m.innerHTML.slice(0, 300))"""
 # Of the spans of a kind that stand on the same ground one is enough: a page has thousands.
-THIN = """() => { const seen = new Set(); document.querySelectorAll('details').forEach(d => d.open = true);
+THIN = """() => {
+  const seen = new Set();
+  document.querySelectorAll('details').forEach(d => d.open = true);
   for (const s of document.querySelectorAll('.highlight span')) {
-    const key = s.className + getComputedStyle(s.closest('.highlight')).backgroundColor + s.closest('div.cell, dl, section').className;
+    const key = s.className + getComputedStyle(s.closest('.highlight')).backgroundColor
+      + s.closest('div.cell, dl, section').className;
     if (seen.has(key)) s.replaceWith(...s.childNodes); else seen.add(key) } }"""
 
 def barriers(page):
-    "What axe finds wrong with the page for readers who see, hear or move otherwise; contrast, for one."
+    "What axe finds wrong for readers who see, hear or move otherwise; contrast, for one."
     page.evaluate(THIN)
     page.add_script_tag(path=AXE)
-    found = page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa']})")
-    return [f"{v['id']}: {n['html'][:120]} {n['failureSummary'][:300]}" for v in found['violations'] for n in v['nodes']]
+    found = page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations'], "
+                          "runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa']})")
+    return [f"{v['id']}: {n['html'][:120]} {n['failureSummary'][:300]}" for v in found['violations']
+            for n in v['nodes']]
 
 @pytest.mark.parametrize('name, theme', [
     pytest.param(name, theme, marks=[pytest.mark.proof]*(name not in KINDS or theme == 'dark'))
@@ -68,32 +76,46 @@ def test_page(site, browser, name, theme):
     shots.mkdir(parents=True, exist_ok=True)
     for screen, size in SCREENS.items():
         page.set_viewport_size(size)
-        assert page.evaluate('document.documentElement.scrollWidth <= innerWidth'), f'wider than a {screen} screen'
-        page.screenshot(path=shots/f"{name.removesuffix('.html').replace('/', '-')}-{screen}-{theme}.jpg", type='jpeg', quality=60, full_page=True)
+        fits = page.evaluate('document.documentElement.scrollWidth <= innerWidth')
+        assert fits, f'wider than a {screen} screen'
+        picture = f"{name.removesuffix('.html').replace('/', '-')}-{screen}-{theme}.jpg"
+        page.screenshot(path=shots/picture, type='jpeg', quality=60, full_page=True)
     page.set_viewport_size(SCREENS['wide'])
     assert barriers(page) == [] and complaints == []
     page.close()
 
 def test_every_page_is_opened(site):
     moved = {f'{stem}.html' for stem in website.MOVED}     # these only lead on
-    assert sorted(PAGES) == sorted({p.relative_to(site).as_posix() for p in site.rglob('*.html')} - moved)
+    made = {p.relative_to(site).as_posix() for p in site.rglob('*.html')}
+    assert sorted(PAGES) == sorted(made - moved)
 
 def test_search_finds(site, browser):
     page, complaints = open_page(browser, (site/'index.html').as_uri())
     page.fill('.sidebar-search', 'LSUV'); page.press('.sidebar-search', 'Enter')
     page.wait_for_selector('#search-results li a')
-    page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('found')")
-    hits = page.eval_on_selector_all('#search-results li a', 'links => links.map(a => a.getAttribute("href"))')
-    said = [p.stem for p in sorted((ROOT/'nbs').glob('*.ipynb')) if any('LSUV' in source(c) for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')]
-    assert said and all(any(h.startswith(f'{stem}.html') for h in hits) for stem in said) and complaints == []
+    page.wait_for_function(
+        "document.querySelector('.search-summary')?.textContent.includes('found')")
+    hits = page.eval_on_selector_all('#search-results li a',
+                                     'links => links.map(a => a.getAttribute("href"))')
+    said = [p.stem for p in sorted((ROOT/'nbs').glob('*.ipynb'))
+            if any('LSUV' in source(c) for c in json.loads(p.read_text(encoding='utf-8'))['cells']
+                   if c['cell_type'] == 'markdown')]
+    assert said and all(any(h.startswith(f'{stem}.html') for h in hits) for stem in said)
+    assert complaints == []
     page.goto((site/'search.html').as_uri() + '?q=nosuchwordatall')
-    page.wait_for_function("document.querySelector('.search-summary, #search-results p')?.textContent.match(/did not match|no .*results|0 /i)")
+    page.wait_for_function("document.querySelector('.search-summary, #search-results p')"
+                           "?.textContent.match(/did not match|no .*results|0 /i)")
     page.close()
 
-@pytest.mark.parametrize('old, new, said', [
-    (r'<article[^>]*>', r'\g<0><p class="math">\\(\\frac{1\\)</p>', 'frac'), (r'<article[^>]*>', r'\g<0><p class="math">\\(\\nosuchmacro\\)</p>', 'nosuchmacro'),
-    (r'<article[^>]*>', r'\g<0><p style="color: #999; background: #fff">faint</p>', 'color-contrast'), (r'<article[^>]*>', r'\g<0><script>undefined.x</script>', 'Cannot read'),
-    (r'<article[^>]*>', r'\g<0><img src="http://127.0.0.1:9/x.png" alt="x">', 'request to http://127.0.0.1:9'), (r'<article[^>]*>', r'\g<0><div style="width: 3000px">.</div>', 'wide')])
+@pytest.mark.parametrize(
+    'old, new, said',
+    [(r'<article[^>]*>', r'\g<0><p class="math">\\(\\frac{1\\)</p>', 'frac'),
+     (r'<article[^>]*>', r'\g<0><p class="math">\\(\\nosuchmacro\\)</p>', 'nosuchmacro'),
+     (r'<article[^>]*>', r'\g<0><p style="color: #999; background: #fff">faint</p>',
+      'color-contrast'), (r'<article[^>]*>', r'\g<0><script>undefined.x</script>', 'Cannot read'),
+     (r'<article[^>]*>', r'\g<0><img src="http://127.0.0.1:9/x.png" alt="x">',
+      'request to http://127.0.0.1:9'),
+     (r'<article[^>]*>', r'\g<0><div style="width: 3000px">.</div>', 'wide')])
 def test_planted_faults_are_seen(site, browser, tmp_path, old, new, said):
     shutil.copytree(site, tmp_path/'s')
     path = tmp_path/'s'/'02_data.html'
@@ -101,7 +123,8 @@ def test_planted_faults_are_seen(site, browser, tmp_path, old, new, said):
     path.write_text(re.sub(old, new, text, count=1), encoding='utf-8')
     page, complaints = open_page(browser, path.as_uri())
     wide = [] if page.evaluate('document.documentElement.scrollWidth <= innerWidth') else ['wide']
-    found = page.evaluate(FORMULAS) + wide + (barriers(page) if 'contrast' in said else []) + complaints
+    unreadable = barriers(page) if 'contrast' in said else []
+    found = page.evaluate(FORMULAS) + wide + unreadable + complaints
     assert any(said in f for f in found), found
     page.close()
 
@@ -109,18 +132,22 @@ def test_planted_faults_are_seen(site, browser, tmp_path, old, new, said):
 
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
-    "Where a JupyterLab serves a learner's copies of the lessons, as `make lab` does, and where they lie."
+    "Where a JupyterLab serves a learner's copies, as `make lab` does, and where they lie."
     tmp = tmp_path_factory.mktemp('lab')
     learners.refresh(ROOT/'nbs', tmp/'lab'); learners.no_popups()
-    env = {k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'}    # as many threads as there are cores
+    # as many threads as there are cores
+    env = {k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'}
     env |= dict(PYTHONPATH=os.pathsep.join([str(ROOT/'tools'/'offline'), str(ROOT)]))
-    for name, folder in dict(JUPYTER_RUNTIME_DIR='run', JUPYTER_CONFIG_DIR='config', JUPYTER_DATA_DIR='data',
-                             JUPYTERLAB_SETTINGS_DIR='settings', JUPYTERLAB_WORKSPACES_DIR='spaces',
-                             IPYTHONDIR='ipython').items(): env[name] = str(tmp/folder)
-    options = ['--no-browser', '--expose-app-in-browser', '--port=0', '--ip=127.0.0.1', '--ServerApp.token=',
-               '--ServerApp.password=', '--allow-root', f'--ServerApp.root_dir={tmp/"lab"}', *learners.OPTIONS]
+    for name, folder in dict(JUPYTER_RUNTIME_DIR='run', JUPYTER_CONFIG_DIR='config',
+                             JUPYTER_DATA_DIR='data', JUPYTERLAB_SETTINGS_DIR='settings',
+                             JUPYTERLAB_WORKSPACES_DIR='spaces', IPYTHONDIR='ipython').items():
+        env[name] = str(tmp/folder)
+    options = ['--no-browser', '--expose-app-in-browser', '--port=0', '--ip=127.0.0.1',
+               '--ServerApp.token=', '--ServerApp.password=', '--allow-root',
+               f'--ServerApp.root_dir={tmp/"lab"}', *learners.OPTIONS]
     with open(tmp/'log', 'w') as log:
-        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *options], env=env, stdout=log, stderr=log)
+        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *options], env=env,
+                                  stdout=log, stderr=log)
     for _ in range(300):
         if found := list((tmp/'run').glob('jpserver-*.json')): break
         assert server.poll() is None, (tmp/'log').read_text()
@@ -130,24 +157,33 @@ def lab(tmp_path_factory):
 
 OPEN = 'window.jupyterapp?.shell?.currentWidget?.content?.model?.cells?.length > 1'
 CELLS = "[...jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type == 'code')"
-ERRORS = "flatMap(c => c.outputs.toJSON().filter(o => o.output_type == 'error' || o.name == 'stderr'))"
+ERRORS = (
+    "flatMap(c => c.outputs.toJSON().filter(o => o.output_type == 'error' || o.name == 'stderr'))")
 
 def run_all(browser, url):
     "Opens a notebook and runs all its cells; how many ran, their errors, and which are folded."
     page = browser.new_page(viewport=SCREENS['wide'])
     page.goto(url)
     page.wait_for_function(OPEN, timeout=60_000)
-    page.evaluate('jupyterapp.shell.currentWidget.context.ready.then(() => jupyterapp.shell.currentWidget.sessionContext.ready)')
-    folded = page.evaluate(CELLS + ".filter(c => c.getMetadata('jupyter')?.source_hidden).map(c => c.id)")
+    page.evaluate('jupyterapp.shell.currentWidget.context.ready'
+                  '.then(() => jupyterapp.shell.currentWidget.sessionContext.ready)')
+    folded = page.evaluate(
+        CELLS + ".filter(c => c.getMetadata('jupyter')?.source_hidden).map(c => c.id)")
     page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_function(f'{CELLS}.every(c => c.executionCount) || {CELLS}.{ERRORS}.length', timeout=300_000)
-    page.screenshot(path=ROOT/'_build'/'screenshots'/f'lab-{url.rpartition("/")[2].partition(".")[0]}.png')
-    ran, errors = page.evaluate(f'{CELLS}.filter(c => c.executionCount).length'), page.evaluate(f'{CELLS}.{ERRORS}')
-    page.evaluate('jupyterapp.shell.currentWidget.sessionContext.shutdown()')      # its kernel, for the next one's sake
+    page.wait_for_function(f'{CELLS}.every(c => c.executionCount) || {CELLS}.{ERRORS}.length',
+                           timeout=300_000)
+    name = url.rpartition('/')[2].partition('.')[0]
+    page.screenshot(path=ROOT/'_build'/'screenshots'/f'lab-{name}.png')
+    ran = page.evaluate(f'{CELLS}.filter(c => c.executionCount).length')
+    errors = page.evaluate(f'{CELLS}.{ERRORS}')
+    # For the sake of the next lesson, its kernel goes.
+    page.evaluate('jupyterapp.shell.currentWidget.sessionContext.shutdown()')
     page.close()
     return ran, errors, folded
 
-def code_cells(path): return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+def code_cells(path):
+    return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells']
+            if c['cell_type'] == 'code']
 
 @pytest.mark.lab
 @pytest.mark.proof
@@ -157,9 +193,10 @@ def test_lab_runs_a_lesson(lab, browser, stem):
     code = code_cells(folder/f'{stem}.ipynb')
     ran, errors, folded = run_all(browser, f'{url}lab/tree/{stem}.ipynb?reset')
     assert (ran, errors) == (len(code), [])
-    assert folded == [c['id'] for c in code if c['metadata'].get('jupyter', {}).get('source_hidden')]
+    assert folded == [
+        c['id'] for c in code if c['metadata'].get('jupyter', {}).get('source_hidden')]
     shutil.copy(folder/f'{stem}.ipynb', folder/'before.ipynb')
-    assert learners.refresh(ROOT/'nbs', folder) == []                       # what was run stays as it is
+    assert learners.refresh(ROOT/'nbs', folder) == []  # what was run stays as it is
     assert (folder/f'{stem}.ipynb').read_bytes() == (folder/'before.ipynb').read_bytes()
 
 @pytest.mark.lab
@@ -179,4 +216,5 @@ def test_lab_opens_at_the_index_without_a_popup(lab, browser):
 def test_lab_shows_an_error(lab, browser):
     url, folder = lab
     write_notebook(folder/'bad.ipynb', 'x = 1', 'x/0')
-    assert [e['ename'] for e in run_all(browser, url + 'lab/tree/bad.ipynb?reset')[1]] == ['ZeroDivisionError']
+    assert [e['ename']
+            for e in run_all(browser, url + 'lab/tree/bad.ipynb?reset')[1]] == ['ZeroDivisionError']

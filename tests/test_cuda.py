@@ -1,4 +1,4 @@
-"On a GPU: the same numbers, the model's own device, and random states as they were. Skipped where there is none."
+"On a GPU, where there is one: the same numbers, the model's device, random states as they were."
 import os, subprocess, sys
 
 import pytest, torch
@@ -10,15 +10,18 @@ import initnotes as ini
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 CUDA = torch.device('cuda')
 
-def net(): return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(.5), nn.Linear(64, 10))
+def net():
+    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(.5), nn.Linear(64, 10))
 
 def states(): return torch.get_rng_state(), torch.cuda.get_rng_state()
 
 def test_stats_are_those_of_the_cpu():
     x = torch.randn(1000, 100) + 3
-    for a, b in zip(ini.stats(x), ini.stats(x.to(CUDA))): assert abs(a - b) < 1e-5
+    for a, b in zip(ini.stats(x), ini.stats(x.to(CUDA))):
+        assert abs(a - b) < 1e-5
 
-@pytest.mark.parametrize('scheme', ['kaiming_normal', 'kaiming_uniform', 'xavier_normal', 'lecun_normal'])
+@pytest.mark.parametrize('scheme',
+                         ['kaiming_normal', 'kaiming_uniform', 'xavier_normal', 'lecun_normal'])
 def test_init_stays_on_the_device(scheme):
     model = net().to(CUDA)
     report = ini.init_(model, scheme)
@@ -45,7 +48,9 @@ def test_activation_stats_are_those_of_the_cpu():
     x, y = torch.randn(128, 64), torch.randint(10, (128,))
     for device in ('cpu', 'cuda'):
         model = net().to(device)
-        model.load_state_dict(start.state_dict()); model.train(); model[2].p = 0.
+        model.load_state_dict(start.state_dict())
+        model.train()
+        model[2].p = 0.
         opt = torch.optim.SGD(model.parameters(), lr=.1)
         with ini.ActivationStats(model) as s:
             for _ in range(3):
@@ -55,12 +60,14 @@ def test_activation_stats_are_those_of_the_cpu():
         found.append(s.table())
     for a, b in zip(*found):
         assert a['dead'] == b['dead'] and a['units'] == b['units']
-        for k in ('mean', 'std', 'rms', 'grad_rms'): assert abs(a[k] - b[k]) <= 1e-4*abs(a['rms'] + b[k]) + 1e-7
+        for k in ('mean', 'std', 'rms', 'grad_rms'):
+            assert abs(a[k] - b[k]) <= 1e-4*abs(a['rms'] + b[k]) + 1e-7
 
 def test_learner_moves_batches():
     model = net().to(CUDA)
     batches = ini.TensorLoader(torch.randn(64, 64), torch.randint(10, (64,)), 16)
-    learn = ini.Learner(model, batches, None, F.cross_entropy, torch.optim.SGD(model.parameters(), lr=.1),
+    learn = ini.Learner(model, batches, None, F.cross_entropy,
+                        torch.optim.SGD(model.parameters(), lr=.1),
                         [ini.DeviceCallback(), ini.AvgStats()])
     learn.fit(1)
     assert next(model.parameters()).device.type == 'cuda'
@@ -84,6 +91,7 @@ dist.destroy_process_group()
 def test_statistics_of_all_ranks_over_nccl(tmp_path, n):
     if torch.cuda.device_count() < n: pytest.skip(f'{n} GPUs are needed')
     (tmp_path/'ranks.py').write_text(NCCL)
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={n}',
-                           tmp_path/'ranks.py'], capture_output=True, text=True, env={**os.environ}, timeout=300)
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                           f'--nproc-per-node={n}', tmp_path/'ranks.py'], capture_output=True,
+                          text=True, env={**os.environ}, timeout=300)
     assert done.returncode == 0, done.stderr

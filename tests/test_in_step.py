@@ -1,6 +1,4 @@
-"The notebooks are the only source: each way of falling out of step is planted in a copy, and found."
-import json
-
+"The notebooks are the only source: each way of falling out of step is planted, and found."
 import instep, pytest
 from conftest import ROOT, edit
 
@@ -9,7 +7,9 @@ def code_cells(nb): return [c for c in nb['cells'] if c['cell_type'] == 'code']
 @pytest.mark.slow
 def test_in_step(): assert list(instep.problems(ROOT)) == []
 
-def found(copy, *words): assert any(all(w in p for w in words) for p in instep.problems(copy)), list(instep.problems(copy))
+def found(copy, *words):
+    problems = list(instep.problems(copy))
+    assert any(all(w in p for w in words) for p in problems), problems
 
 @pytest.mark.slow
 def test_stale_module(copy):
@@ -43,43 +43,53 @@ def test_unclean_notebook(copy):
 
 @pytest.mark.parametrize('line', ['#export', '# export', '#hide', '#default_exp core', '#exporti'])
 def test_directive_without_pipe(copy, line):
-    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[3].update(source=[line + '\n', 'x = 1']))
+    edit(copy/'nbs'/'01_core.ipynb',
+         lambda nb: code_cells(nb)[3].update(source=[line + '\n', 'x = 1']))
     found(copy, '01_core.ipynb', 'no pipe')
 
 def test_directive_below_code(copy):
-    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['x = 1\n', '#| export\n', 'y = 2']))
+    edit(copy/'nbs'/'01_core.ipynb',
+         lambda nb: code_cells(nb)[3].update(source=['x = 1\n', '#| export\n', 'y = 2']))
     found(copy, '01_core.ipynb', 'below code')
 
 def test_misspelt_directive(copy):
-    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| exprot\n', 'x = 1']))
+    edit(copy/'nbs'/'01_core.ipynb',
+         lambda nb: code_cells(nb)[3].update(source=['#| exprot\n', 'x = 1']))
     found(copy, '01_core.ipynb', 'exprot')
 
 @pytest.mark.slow
 def test_a_comment_is_no_directive(copy):
-    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[1]['source'].append('\n# export it later, or hide it'))
+    edit(copy/'nbs'/'01_core.ipynb',
+         lambda nb: code_cells(nb)[1]['source'].append('\n# export it later, or hide it'))
     assert not any('pipe' in p for p in instep.problems(copy))
 
-@pytest.mark.parametrize('line', ['from initnotes.why_sqrt5 import leaky_gain', 'import initnotes.data', 'from initnotes import data', 'from initnotes.all import *'])
+@pytest.mark.parametrize('line',
+                         ['from initnotes.why_sqrt5 import leaky_gain', 'import initnotes.data',
+                          'from initnotes import data', 'from initnotes.all import *'])
 def test_uphill_import(copy, line):
     edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[1].update(source=[line]))
     found(copy, '01_core.ipynb', 'earlier lesson')
 
 @pytest.mark.slow
 def test_downhill_import(copy):
-    edit(copy/'nbs'/'04_why_sqrt5.ipynb', lambda nb: code_cells(nb)[2]['source'].append('\nfrom initnotes.data import read_idx'))
+    edit(copy/'nbs'/'04_why_sqrt5.ipynb',
+         lambda nb: code_cells(nb)[2]['source'].append('\nfrom initnotes.data import read_idx'))
     assert not any('earlier lesson' in p for p in instep.problems(copy))
 
 def test_all_has_every_module():
-    modules = {instep.module_of(json.loads(p.read_text())) for p in (ROOT/'nbs').glob('[0-9]*.ipynb')}
+    modules = {instep.module_of(instep.read(p)) for p in (ROOT/'nbs').glob('[0-9]*.ipynb')}
     text = (ROOT/'initnotes'/'all.py').read_text()
     assert all(f'from .{m} import *' in text for m in modules)
 
 def test_only_numbered_notebooks_export():
-    for p in (ROOT/'nbs').glob('*.ipynb'): assert bool(instep.module_of(json.loads(p.read_text(encoding='utf-8')))) == p.name[0].isdigit(), p.name
+    for p in (ROOT/'nbs').glob('*.ipynb'):
+        assert bool(instep.module_of(instep.read(p))) == p.name[0].isdigit(), p.name
 
 @pytest.mark.slow
 def test_alternative_text_is_a_directive(copy):
-    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| fig-alt: A line that rises, and why: not at all\n', 'x = 1']))
+    said = ['#| fig-alt: A line that rises, and why: not at all\n', 'x = 1']
+    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[3].update(source=said))
     assert not any('directive' in p or 'pipe' in p for p in instep.problems(copy))
-    edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[3].update(source=['#| fig-atl: A line\n', 'x = 1']))
+    edit(copy/'nbs'/'01_core.ipynb',
+         lambda nb: code_cells(nb)[3].update(source=['#| fig-atl: A line\n', 'x = 1']))
     found(copy, '01_core.ipynb', 'fig-atl')

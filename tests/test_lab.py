@@ -29,24 +29,29 @@ def test_what_is_there_is_never_touched_and_a_newer_edition_is_announced(copies)
     before = (own/'01_core.ipynb').read_bytes()
     assert lab.refresh(nbs, own) == []
     edit(nbs/'01_core.ipynb', lambda nb: nb['cells'][1].update(source=['# A better title']))
-    assert lab.refresh(nbs, own) == [own/'01_core.ipynb'] and (own/'01_core.ipynb').read_bytes() == before
+    assert lab.refresh(nbs, own) == [own/'01_core.ipynb']
+    assert (own/'01_core.ipynb').read_bytes() == before
     (own/'01_core.ipynb').rename(own/'mine.ipynb')
     assert lab.refresh(nbs, own) == [] and 'A better title' in (own/'01_core.ipynb').read_text()
 
 @pytest.mark.parametrize('text', ['', 'not json', '[]', '{}', '{"metadata": null}'])
 def test_a_broken_copy_is_left_alone(copies, text):
     (copies[0]/'01_core.ipynb').write_text(text)
-    assert lab.refresh(copies[1], copies[0]) == [] and (copies[0]/'01_core.ipynb').read_text() == text
+    assert lab.refresh(copies[1], copies[0]) == []
+    assert (copies[0]/'01_core.ipynb').read_text() == text
 
 def test_git_does_not_see_them():
-    done = subprocess.run(['git', 'check-ignore', 'lab/01_core.ipynb'], cwd=ROOT, capture_output=True)
+    done = subprocess.run(['git', 'check-ignore', 'lab/01_core.ipynb'], cwd=ROOT,
+                          capture_output=True)
     assert done.returncode == 0
 
 def test_what_the_site_folds_is_folded_in_the_lesson_itself():
-    for path in (ROOT/'nbs').glob('*.ipynb'): assert list(instep.badly_folded(path, lab.read(path))) == []
+    for path in (ROOT/'nbs').glob('*.ipynb'):
+        assert list(instep.badly_folded(path, lab.read(path))) == []
 
 @pytest.mark.slow
 def test_a_cell_that_is_folded_in_one_place_only_is_found(copy):
-    def unfold(nb): next(c for c in nb['cells'] if 'jupyter' in c['metadata'])['metadata'].clear()
+    def unfold(nb):
+        next(c for c in nb['cells'] if 'jupyter' in c['metadata'])['metadata'].clear()
     edit(copy/'nbs'/'01_core.ipynb', unfold)
     assert any('01_core' in p and 'folded' in p for p in instep.problems(copy))

@@ -7,12 +7,14 @@ from conftest import ROOT
 
 @pytest.fixture
 def make(tmp_path):
-    "A function that runs make in a copy of the folder's top level, whose environment is not made yet."
+    "A function that runs make in a copy of the folder's top level, without an environment."
     if not shutil.which('make'): pytest.skip('make is not installed')
-    for name in ('Makefile', 'settings.ini', 'setup.py', 'constraints.txt'): shutil.copy(ROOT/name, tmp_path/name)
+    for name in ('Makefile', 'settings.ini', 'setup.py', 'constraints.txt'):
+        shutil.copy(ROOT/name, tmp_path/name)
     def run(*args):
         env = {k: v for k, v in os.environ.items() if not k.startswith('MAKE')}
-        done = subprocess.run(['make', *args], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(['make', *args], cwd=tmp_path, env=env, capture_output=True,
+                              text=True, timeout=60)
         return done.returncode, done.stdout + done.stderr
     run.folder = tmp_path
     return run
@@ -23,9 +25,11 @@ def script(path, *lines):
     return path
 
 def test_python_that_is_too_old(make):
-    old = script(make.folder/'old', f'''exec {sys.executable} -c "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[2])" "$@"''')
+    pretend = 'import sys; sys.version_info = (3, 9, 1); exec(sys.argv[2])'
+    old = script(make.folder/'old', f'exec {sys.executable} -c "{pretend}" "$@"')
     code, said = make('run', f'PYTHON={old}')
-    assert code and 'needs Python 3.11 or later' in said and 'is 3.9' in said and 'make PYTHON=python3.12 run' in said
+    assert code and 'needs Python 3.11 or later' in said and 'is 3.9' in said
+    assert 'make PYTHON=python3.12 run' in said
     assert not (make.folder/'.venv').exists()
 
 def test_no_venv_module(make):
@@ -50,4 +54,5 @@ def test_first_line_says_what_will_be_downloaded(make):
     assert 'MB to download' in make('-n', 'learn')[1].splitlines()[1]
 
 def test_help_lists_every_command(make):
-    for name in ('run', 'lab', 'quick', 'test', 'proof', 'processors', 'sweep', 'bench', 'clean'): assert f'make {name} ' in make('help')[1]
+    for name in ('run', 'lab', 'quick', 'test', 'proof', 'processors', 'sweep', 'bench', 'clean'):
+        assert f'make {name} ' in make('help')[1]

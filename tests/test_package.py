@@ -10,7 +10,8 @@ INI.read(ROOT/'settings.ini', encoding='utf-8')
 CFG = INI['DEFAULT']
 
 def python(code, **env):
-    done = subprocess.run([sys.executable, '-W', 'error', '-c', code], capture_output=True, text=True, env={**os.environ, **env}, cwd='/')
+    done = subprocess.run([sys.executable, '-W', 'error', '-c', code], capture_output=True,
+                          text=True, env={**os.environ, **env}, cwd='/')
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -18,13 +19,17 @@ def python(code, **env):
 def wheel(tmp_path_factory):
     "The wheel, built offline from a copy, and where it is unpacked."
     tmp = tmp_path_factory.mktemp('wheel')
-    shutil.copytree(ROOT, tmp/'src', ignore=shutil.ignore_patterns('.*', '_build', '_site', 'nbs', 'lab', 'tests', '__pycache__'))
-    for path in [tmp/'src', *(tmp/'src').rglob('*')]: path.chmod(path.stat().st_mode & ~0o222)   # as from a read-only source
+    shutil.copytree(ROOT, tmp/'src', ignore=shutil.ignore_patterns('.*', '_build', '_site', 'nbs',
+                                                                   'lab', 'tests', '__pycache__'))
+    for path in [tmp/'src', *(tmp/'src').rglob('*')]:   # as from a read-only source
+        path.chmod(path.stat().st_mode & ~0o222)
     before = sorted((tmp/'src').rglob('*'))
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--disable-pip-version-check', '--no-deps', '--no-index',
-                    '--no-build-isolation', '-w', tmp, tmp/'src'], check=True, env={**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
-    assert sorted((tmp/'src').rglob('*')) == before          # root may write everywhere: nothing was
-    for path in [tmp/'src', *(tmp/'src').rglob('*')]: path.chmod(path.stat().st_mode | 0o200)
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--disable-pip-version-check',
+                    '--no-deps', '--no-index', '--no-build-isolation', '-w', tmp, tmp/'src'],
+                   check=True, env={**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
+    assert sorted((tmp/'src').rglob('*')) == before  # root may write everywhere: nothing was
+    for path in [tmp/'src', *(tmp/'src').rglob('*')]:
+        path.chmod(path.stat().st_mode | 0o200)
     path, = tmp.glob('*.whl')
     zipfile.ZipFile(path).extractall(tmp/'unpacked')
     return path, tmp/'unpacked'
@@ -33,7 +38,8 @@ def wheel(tmp_path_factory):
 def test_wheel_holds_code_data_and_licence(wheel):
     names = set(zipfile.ZipFile(wheel[0]).namelist())
     for f in sorted((ROOT/'initnotes').rglob('*')):
-        if f.is_file() and '__pycache__' not in f.parts: assert f.relative_to(ROOT).as_posix() in names
+        if f.is_file() and '__pycache__' not in f.parts:
+            assert f.relative_to(ROOT).as_posix() in names
     assert not any(n.split('/')[0] in ('tests', 'tools', 'nbs', 'lab') for n in names)
     assert 'initnotes/py.typed' in names
     assert wheel[0].name.startswith(f"initnotes-{CFG['version']}-")
@@ -43,22 +49,28 @@ def test_wheel_says_both_licences_and_has_their_texts(wheel):
     meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text(encoding='utf-8')
     assert 'License-Expression: Apache-2.0 AND CC-BY-SA-3.0' in meta
     files = re.findall(r'^License-File: (.*)$', meta, re.M)
-    texts = [next(wheel[1].glob(f'*.dist-info/licenses/{f}')).read_text(encoding='utf-8') for f in files]
-    assert ['Apache License' in texts[0], 'Attribution-ShareAlike 3.0' in texts[1]] == [True, True] and len(files) == 2
+    texts = [next(wheel[1].glob(f'*.dist-info/licenses/{f}')).read_text(encoding='utf-8')
+             for f in files]
+    assert ['Apache License' in texts[0], 'Attribution-ShareAlike 3.0' in texts[1]] == [True, True]
+    assert len(files) == 2
 
 @pytest.mark.slow
 def test_extras(wheel):
     "What a learner installs holds nothing that only maintainers need; `dev` is all of it."
     meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text(encoding='utf-8')
-    extras = {e: set(re.findall(rf'^Requires-Dist: ([\w-]+).*extra == "{e}"$', meta, re.M)) for e in ('learn', 'test', 'site', 'dev')}
+    extras = {e: set(re.findall(rf'^Requires-Dist: ([\w-]+).*extra == "{e}"$', meta, re.M))
+              for e in ('learn', 'test', 'site', 'dev')}
     assert extras['dev'] == extras['learn'] | extras['test'] | extras['site']
-    assert extras['learn'] == {'jupyterlab', 'ipywidgets', 'nbclient', 'nbdev', 'execnb', 'fastcore'} and 'pytest' in extras['test'] and 'sphinx' in extras['site']
+    assert extras['learn'] == {'jupyterlab', 'ipywidgets', 'nbclient', 'nbdev', 'execnb',
+                               'fastcore'}
+    assert 'pytest' in extras['test'] and 'sphinx' in extras['site']
 
 @pytest.mark.slow
 def test_requirements_have_no_upper_bound(wheel):
     meta = next(wheel[1].glob('*.dist-info/METADATA')).read_text()
     needs = [l for l in meta.splitlines() if l.startswith('Requires-Dist') and 'extra' not in l]
-    assert {re.match(r'Requires-Dist: (\w+)', l)[1] for l in needs} == {'torch', 'fastcore', 'matplotlib', 'tqdm'}
+    assert {re.match(r'Requires-Dist: (\w+)', l)[1]
+            for l in needs} == {'torch', 'fastcore', 'matplotlib', 'tqdm'}
     assert not any('<' in l or '==' in l for l in needs)
 
 @pytest.mark.slow
@@ -66,7 +78,8 @@ def test_requirements_have_no_upper_bound(wheel):
 def test_wheel_works_with_either_fastcore(wheel, version):
     "Beside fastcore 1 and fastcore 2, as `make env` fetched them."
     peer = ROOT/'.venv'/'peers'/f'fastcore-{version}'
-    if not peer.exists(): pytest.fail(f'no fastcore {version} in {peer}: run `make env`')
+    if not peer.exists():
+        pytest.fail(f'no fastcore {version} in {peer}: run `make env`')
     code = f"""
 import fastcore, initnotes, initnotes.all as a
 assert fastcore.__version__ == {version!r}, fastcore.__version__
@@ -74,7 +87,8 @@ assert initnotes.__file__.startswith({str(wheel[1])!r}), initnotes.__file__
 led = a.Ledger('x'); led.check('y', 1, 1, tol=0)
 assert initnotes.mnist().x_train.shape == (50000, 784) and 'y' in led.to_markdown()
 print(initnotes.__version__)"""
-    assert python(code, PYTHONPATH=os.pathsep.join([str(wheel[1]), str(peer)])).strip() == CFG['version']
+    path = os.pathsep.join([str(wheel[1]), str(peer)])
+    assert python(code, PYTHONPATH=path).strip() == CFG['version']
 
 @pytest.mark.slow
 def test_import_loads_nothing_that_torch_does_not():
@@ -83,9 +97,11 @@ def test_import_loads_nothing_that_torch_does_not():
 import sys, torch
 before = set(sys.modules)
 import initnotes
-print(*sorted(m for m in set(sys.modules) - before if m.split('.')[0] not in sys.stdlib_module_names))""").split()
+new = {m for m in set(sys.modules) - before if m.split('.')[0] not in sys.stdlib_module_names}
+print(*sorted(new))""").split()
     allowed = {'fastcore', 'fastcore.basics', 'fastcore.imports'}
-    assert set(m for m in new if not m.startswith(('initnotes', '__editable__', 'torch'))) <= allowed, new
+    others = {m for m in new if not m.startswith(('initnotes', '__editable__', 'torch'))}
+    assert others <= allowed, new
 
 def test_public_names_are_documented():
     import initnotes
@@ -104,30 +120,39 @@ def public_callables():
             if not inspect.isclass(x): continue
             for key, f in vars(x).items():
                 f = getattr(f, '__func__', getattr(f, 'fget', f))
-                if inspect.isfunction(f) and (key == '__init__' or not key.startswith('_')) and f.__qualname__.startswith(name): yield f'{module.__name__}.{name}.{key}', f
+                public = key == '__init__' or not key.startswith('_')
+                if inspect.isfunction(f) and public and f.__qualname__.startswith(name):
+                    yield f'{module.__name__}.{name}.{key}', f
 
 def test_every_public_parameter_has_a_type():
-    bare = [f'{where}({p.name})' for where, f in public_callables() for p in inspect.signature(f).parameters.values()
+    bare = [f'{where}({p.name})' for where, f in public_callables()
+            for p in inspect.signature(f).parameters.values()
             if p.annotation is p.empty and p.name not in ('self', 'cls')]
     assert bare == []
 
 def test_torchs_own_functions_say_so():
     import initnotes
-    for name in ('orthogonal_', 'trunc_normal_'): assert getattr(initnotes, name) is getattr(torch.nn.init, name)
+    for name in ('orthogonal_', 'trunc_normal_'):
+        assert getattr(initnotes, name) is getattr(torch.nn.init, name)
 
 def test_versions_in_constraints_are_plain():
-    pins = [l for l in (ROOT/'constraints.txt').read_text().splitlines() if l and not l.startswith('#')]
-    assert all(re.fullmatch(r'[\w.-]+==[\w.]+', p) for p in pins) and len(pins) == len({p.split('==')[0].lower() for p in pins})
+    lines = (ROOT/'constraints.txt').read_text().splitlines()
+    pins = [l for l in lines if l and not l.startswith('#')]
+    assert all(re.fullmatch(r'[\w.-]+==[\w.]+', p) for p in pins)
+    assert len(pins) == len({p.split('==')[0].lower() for p in pins})
 
 @pytest.mark.slow
 def test_readme_code_runs():
     "The README's examples for practitioners, as they stand."
-    code = '\n'.join(re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), re.S))
+    code = '\n'.join(
+        re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), re.S))
     python(code)
     import initnotes
     name, figure = re.search(r'ini\.(gain)\(.*: ([\d.]+)\n', code).groups()
-    assert round(getattr(initnotes, name)(lambda z: z*torch.sigmoid(2*z)), len(figure) - 2) == float(figure)
+    assert round(getattr(initnotes, name)(lambda z: z*torch.sigmoid(2*z)),
+                 len(figure) - 2) == float(figure)
 
 def test_readme_names_every_command():
     readme, makefile = ((ROOT/f).read_text(encoding='utf-8') for f in ('README.md', 'Makefile'))
-    for target in re.findall(r'make (\w+)', readme): assert re.search(rf'^{target}:', makefile, re.M), target
+    for target in re.findall(r'make (\w+)', readme):
+        assert re.search(rf'^{target}:', makefile, re.M), target

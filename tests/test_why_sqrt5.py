@@ -8,10 +8,13 @@ from initnotes.core import InputError, se_std, set_seed, stats
 from initnotes.why_sqrt5 import four_conv_net, leaky_gain, torch_default_std
 
 @pytest.mark.parametrize('a', [0, .01, .2, 1, math.sqrt(5), -3, 100])
-def test_gain_is_torch(a): assert leaky_gain(a) == nn.init.calculate_gain('leaky_relu', a)
+def test_gain_is_torch(a):
+    assert leaky_gain(a) == nn.init.calculate_gain('leaky_relu', a)
 
-@pytest.mark.parametrize('layer, fan_in', [(nn.Linear(300, 200), 300), (nn.Conv1d(8, 64, 7), 56), (nn.Conv2d(8, 64, (3, 5)), 120), (nn.Conv3d(3, 32, 3), 81),
-                                           (nn.Conv2d(16, 64, 3, groups=4), 36)])
+@pytest.mark.parametrize(
+    'layer, fan_in',
+    [(nn.Linear(300, 200), 300), (nn.Conv1d(8, 64, 7), 56), (nn.Conv2d(8, 64, (3, 5)), 120),
+     (nn.Conv3d(3, 32, 3), 81), (nn.Conv2d(16, 64, 3, groups=4), 36)])
 def test_default_std(layer, fan_in):
     layer.reset_parameters()
     std = torch_default_std(fan_in)
@@ -26,5 +29,7 @@ def test_four_conv_net():
     set_seed(0); a = four_conv_net()
     set_seed(0); b = four_conv_net()
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
-    assert [tuple(m.weight.shape) for m in a if isinstance(m, nn.Conv2d)] == [(8, 1, 5, 5), (16, 8, 3, 3), (32, 16, 3, 3), (1, 32, 3, 3)]
+    assert [tuple(m.weight.shape) for m in a
+            if isinstance(m, nn.Conv2d)] == [(8, 1, 5, 5), (16, 8, 3, 3), (32, 16, 3, 3),
+                                             (1, 32, 3, 3)]
     assert a(torch.randn(1, 1, 28, 28)).shape == (1,)

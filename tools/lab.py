@@ -5,7 +5,7 @@ and what the site folds is folded. One that is there is never touched: rename it
 import hashlib, json, os, shutil, sys
 from pathlib import Path
 
-from instep import DIRECTIVE, source
+from instep import code, read, source
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = ('--LabApp.default_url=/lab/tree/index.ipynb', '--LabApp.news_url=None',
@@ -17,23 +17,23 @@ def edition(nb):
 
 def learners_copy(nb):
     "The notebook without outputs and directive lines, and of which edition it is."
-    cells = [{**c, 'source': DIRECTIVE.sub('', source(c)), 'outputs': [], 'execution_count': None}
+    cells = [{**c, 'source': code(c), 'outputs': [], 'execution_count': None}
              if c['cell_type'] == 'code' else c for c in nb['cells']]
     cells = [c for c in cells if source(c).strip()]
     return {**nb, 'cells': cells, 'metadata': {**nb['metadata'], 'initnotes': edition(nb)}}
 
-def read(path): return json.loads(path.read_text(encoding='utf-8'))
-
 def edition_copied(path):
     "Of which edition the copy at `path` is; None where that cannot be told."
     try: return read(path)['metadata'].get('initnotes')
-    except (ValueError, KeyError, TypeError, AttributeError): return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 def refresh(nbs, lab):
     "Copy what is not there yet; return the copies of which there is a newer edition."
     lab.mkdir(exist_ok=True)
     for name in ('images', 'matplotlibrc', 'glossary.md', 'references.bib'):   # not the reader's
-        if (nbs/name).is_dir(): shutil.copytree(nbs/name, lab/name, dirs_exist_ok=True)
+        if (nbs/name).is_dir():
+            shutil.copytree(nbs/name, lab/name, dirs_exist_ok=True)
         else: shutil.copy(nbs/name, lab/name)
     old = []
     for path in sorted(nbs.glob('*.ipynb')):

@@ -21,7 +21,7 @@ from nbdev.clean import clean_nb
 from tqdm import tqdm
 from traitlets.config import Config
 
-from instep import fold
+from instep import fold, nodes, read
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = 'application/vnd.initnotes.ledger+json'
@@ -43,7 +43,8 @@ def text(x): return ''.join(x) if isinstance(x, list) else x
 
 class CellFailed(Exception): pass
 
-def reference(): return PINS | {k: os.environ[k] for k in PINS if k in os.environ}
+def reference():
+    return PINS | {k: os.environ[k] for k in PINS if k in os.environ}
 
 def environment(settings, seed):
     "What a kernel finds in its environment: no network, no progress bars, these settings."
@@ -51,7 +52,7 @@ def environment(settings, seed):
     env = {k: v for k, v in env.items() if v or k not in PINS}
     if seed is not None: env['INITNOTES_SEED'] = str(seed)
     path = [str(ROOT/'tools'/'offline'), env.get('PYTHONPATH')]
-    env.setdefault('OMP_WAIT_POLICY', 'passive')   # threads that wait do not burn a core others need
+    env.setdefault('OMP_WAIT_POLICY', 'passive')   # a waiting thread burns no core others need
     return env | dict(TQDM_DISABLE='1', PYTHONPATH=os.pathsep.join(filter(None, path)))
 
 def execute(path, seed=None, settings={}, on_cell=lambda **_: None):
@@ -88,7 +89,8 @@ def execute(path, seed=None, settings={}, on_cell=lambda **_: None):
     clean_nb(nb, allowed_cell_metadata_keys=['jupyter'])
     return nb
 
-def dumps(nb): return json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + '\n'
+def dumps(nb):
+    return json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + '\n'
 
 # ---- what a notebook says of itself ----------------------------------------------------------
 
@@ -97,18 +99,15 @@ def outputs(nb):
     for i, c in enumerate(nb['cells']):
         for o in c.get('outputs', []): yield i, o
 
-def ledgers(nb): return [o['data'][LEDGER] for _, o in outputs(nb) if LEDGER in o.get('data', {})]
+def ledgers(nb):
+    return [o['data'][LEDGER] for _, o in outputs(nb) if LEDGER in o.get('data', {})]
 
 def assertions(nb):
     "How many assertions the code cells contain."
     n = 0
-    for c in nb['cells']:
-        if c['cell_type'] != 'code': continue
-        lines = text(c['source']).splitlines()
-        src = '\n'.join(l for l in lines if not l.lstrip().startswith(('%', '!')))
-        for node in ast.walk(ast.parse(src)):
-            name = getattr(getattr(node, 'func', None), 'id', '')
-            n += isinstance(node, ast.Assert) or name.startswith('test_') or name == 'expect_fail'
+    for node in (x for c in nb['cells'] for x in nodes(c)):
+        name = getattr(getattr(node, 'func', None), 'id', '')
+        n += isinstance(node, ast.Assert) or name.startswith('test_') or name == 'expect_fail'
     return n
 
 def show(x):
@@ -133,25 +132,29 @@ def number(s):
 def allowed(x, y, unit, tol):
     "How far two printed numbers may differ: a share of the larger, and a unit of the last digit."
     if not (math.isfinite(x) and math.isfinite(y)): return 0.
-    if not unit: return tol and tol*max(abs(x), abs(y)) + 1   # a count is exact but with a tol
-    return (tol or RTOL)*max(abs(x), abs(y)) + unit + FLOOR
+    size = max(abs(x), abs(y))
+    if not unit: return tol and tol*size + 1   # a count is exact but with a tol
+    return (tol or RTOL)*size + unit + FLOOR
 
 def same_text(old, new, tol=0.):
     "None, or how two texts differ: numbers by more than is allowed, or anything but blanks."
     words = [[re.sub(r'[ \t]+', ' ', w) for w in NUMBER.split(s)] for s in (old, new)]
-    if words[0] != words[1]: return f'stored {old.strip()[:200]!r}, now {new.strip()[:200]!r}'
+    if words[0] != words[1]:
+        return f'stored {old.strip()[:200]!r}, now {new.strip()[:200]!r}'
     if tol == math.inf: return
     for a, b in zip(NUMBER.findall(old), NUMBER.findall(new)):
         (x, unit), (y, _) = number(a), number(b)
         if x == y or math.isnan(x) and math.isnan(y): continue
         room = allowed(x, y, unit, tol)
-        if not abs(x - y) <= room*(1 + 1e-9): return f'stored {a}, now {b}, allowed ±{room:.2g}'
+        if not abs(x - y) <= room*(1 + 1e-9):
+            return f'stored {a}, now {b}, allowed ±{room:.2g}'
 
 def same_picture(old, new):
     "None, or how two PNG files differ."
     from matplotlib.image import imread
     a, b = (imread(io.BytesIO(base64.b64decode(text(x)))) for x in (old, new))
-    if a.shape != b.shape: return f'stored picture has {a.shape}, new one {b.shape}'
+    if a.shape != b.shape:
+        return f'stored picture has {a.shape}, new one {b.shape}'
     differ = (abs(a - b).max(-1) > VISIBLE)
     if differ.sum() > max(PIXELS, SHARE*differ.size):
         return f'{differ.sum()} of {differ.size} pixels of the picture differ visibly'
@@ -161,7 +164,8 @@ def same_output(old, new, tol):
     kinds = [o.get('name') or o['output_type'] for o in (old, new)]
     if kinds[0] != kinds[1]: return f'stored a {kinds[0]}, now a {kinds[1]}'
     if old['output_type'] == 'error': return 'an error was stored'
-    if old['output_type'] == 'stream': return same_text(text(old['text']), text(new['text']), tol)
+    if old['output_type'] == 'stream':
+        return same_text(text(old['text']), text(new['text']), tol)
     a, b = old['data'], new['data']
     if set(a) != set(b): return f'stored as {sorted(a)}, now {sorted(b)}'
     for mime in a:
@@ -191,14 +195,15 @@ def differences(old, new):
     for i, (a, b) in enumerate(zip(old['cells'], new['cells'])):
         x, y = a.get('outputs', []), b.get('outputs', [])
         where = f"cell {i} ({a['id']})"
-        if len(x) != len(y): problems = [f'{len(x)} outputs stored, now {len(y)}']
-        else: problems = [same_output(o, n, own_tolerance(a)) for o, n in zip(x, y)]
+        problems = ([f'{len(x)} outputs stored, now {len(y)}'] if len(x) != len(y)
+                    else [same_output(o, n, own_tolerance(a)) for o, n in zip(x, y)])
         found += [f'{where}: {p}' for p in problems if p]
     return found
 
 def off_reference():
     "Why this is not the platform on which the stored outputs were made; '' where it is."
-    if (here := f'{platform.system()} {platform.machine()}') != 'Linux x86_64': return here
+    here = f'{platform.system()} {platform.machine()}'
+    if here != 'Linux x86_64': return here
     pins = dict(l.split('==') for l in (ROOT/'constraints.txt').read_text().split() if '==' in l)
     for name in ('torch', 'numpy', 'matplotlib'):
         if (have := version(name).partition('+')[0]) != pins[name]:
@@ -223,12 +228,14 @@ def run(paths, keep=None, settings={}, figures=False):
     done, failed, start = [], [], time.perf_counter()
     for path in paths:
         began = time.perf_counter()
-        bar = tqdm(desc=path.stem, leave=False, disable=None, unit=' cells')
         seed = os.environ.get('INITNOTES_SEED')
-        try: nb = execute(path, seed, settings, on_cell=lambda **_: bar.update())
-        except CellFailed as e: failed.append(path); nb, error = None, e
-        bar.close()
-        if nb is None: print(f'FAILED {error}', flush=True); continue
+        try:
+            with tqdm(desc=path.stem, leave=False, disable=None, unit=' cells') as bar:
+                nb = execute(path, seed, settings, lambda **_: bar.update())
+        except CellFailed as e:
+            failed.append(path)
+            print(f'FAILED {e}', flush=True)
+            continue
         done.append(nb)
         took = time.perf_counter() - began
         print(f'{path.stem:<20} {took:6.1f} s   {checks(nb):4} checks passed', flush=True)
@@ -246,15 +253,17 @@ def run(paths, keep=None, settings={}, figures=False):
 
 def keep_copy(path, nb):
     out = ROOT/'_build'/'run'/path.name
-    out.parent.mkdir(parents=True, exist_ok=True); out.write_text(dumps(nb), encoding='utf-8')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    store(out, nb)
 
 def store(path, nb): path.write_text(dumps(nb), encoding='utf-8')
 
 def compare_one(path, settings=None):
     "What differs from the stored outputs in a new run; off the reference platform, what fails."
-    try: new = execute(path, settings=reference() if settings is None else settings)
+    settings = reference() if settings is None else settings
+    try: new = execute(path, settings=settings)
     except CellFailed as e: return [str(e)]
-    return [] if off_reference() else differences(json.loads(path.read_text(encoding='utf-8')), new)
+    return [] if off_reference() else differences(read(path), new)
 
 def in_parallel(f, jobs, threads=1):
     "Results of the jobs in order, as many at once as there are cores for."
@@ -266,31 +275,27 @@ def say_if_off():
         print(f'stored outputs not compared: {why} is not the reference platform; '
               'the assertions alone decide')
 
-def compare(paths):
+def compare(paths, settings=None, label=''):
     "Compare stored outputs with those of a new run; return the notebooks that differ."
-    say_if_off()
-    found = dict(zip(paths, in_parallel(compare_one, paths)))
-    for path, problems in found.items():
-        print(f"{path.stem:<20} outputs {'DIFFER' if problems else 'reproduce'}")
-        for p in problems: print(f'  {p}')
-    return [p for p in paths if found[p]]
+    if not label: say_if_off()
+    threads = int((settings or reference())['OMP_NUM_THREADS'] or 1)
+    differ = []
+    jobs = in_parallel(lambda p: compare_one(p, settings), paths, threads)
+    for path, problems in zip(paths, jobs):
+        print(f"{label}{path.stem:<20} {'DIFFERS' if problems else 'reproduces'}", flush=True)
+        for p in problems: print(f'  {p}', flush=True)
+        if problems: differ.append(path)
+    return differ
 
 def processors(paths, names):
     "Compare under each of these settings; end with a table; return what differs."
     say_if_off()
-    table = {}
-    for name in names:
-        threads = int(SETTINGS[name]['OMP_NUM_THREADS'])
-        jobs = in_parallel(lambda p: compare_one(p, SETTINGS[name]), paths, threads)
-        for path, problems in zip(paths, jobs):
-            table[path, name] = problems
-            print(f"{name:<12} {path.stem:<20} {'DIFFERS' if problems else 'holds'}", flush=True)
-            for p in problems: print(f'  {p}', flush=True)
+    differ = {name: compare(paths, SETTINGS[name], f'{name:<13}') for name in names}
     print('\n' + f"{'':<20}" + ''.join(f'{n:>12}' for n in names))
     for path in paths:
-        row = ['DIFFERS' if table[path, n] else 'holds' for n in names]
+        row = ['DIFFERS' if path in differ[n] else 'reproduces' for n in names]
         print(f'{path.stem:<20}' + ''.join(f'{x:>12}' for x in row))
-    return [k for k, problems in table.items() if problems]
+    return [(path, name) for name in names for path in differ[name]]
 
 def sweep_one(job):
     path, seed = job
@@ -337,7 +342,8 @@ def arguments():
 
 def main():
     a = arguments()
-    if a.command == 'store': os.environ.pop('INITNOTES_SEED', None)   # stored: the default seed's
+    if a.command == 'store':   # the default seed's
+        os.environ.pop('INITNOTES_SEED', None)
     failed = dict(run=lambda: run(a.paths, keep_copy, figures=a.figures),
                   store=lambda: run(a.paths, store, reference()), compare=lambda: compare(a.paths),
                   processors=lambda: processors(a.paths, a.settings),

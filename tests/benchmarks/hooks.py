@@ -1,4 +1,6 @@
-"Training with ActivationStats on every layer (activations, gradients, dead units and updates at every step, histograms sampled) against the same training bare."
+"""Training with ActivationStats on every layer against the same training bare.
+
+Activations, gradients, dead units and updates at every step; histograms sampled."""
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -15,12 +17,16 @@ class Shifted(nn.Module):
 
 def conv_net(act=nn.ReLU):
     sizes, layers = (1, 8, 16, 32, 64, 64), []
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:])): layers += [nn.Conv2d(a, b, 3 if i else 5, stride=2, padding=1 if i else 2), act()]
+    for i, (a, b) in enumerate(zip(sizes, sizes[1:])):
+        layers += [nn.Conv2d(a, b, 3 if i else 5, stride=2, padding=1 if i else 2), act()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
-def mlp(*sizes): return nn.Sequential(nn.Flatten(), *[m for a, b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.ReLU())][:-1])
+def mlp(*sizes):
+    layers = [m for a, b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *layers[:-1])
 
-for name, net in (('5 convolutions, ReLU', conv_net()), ('5 convolutions, GELU', conv_net(nn.GELU)), ('5 convolutions, shifted and capped ReLU', conv_net(Shifted)),
+for name, net in (('5 convolutions, ReLU', conv_net()), ('5 convolutions, GELU', conv_net(nn.GELU)),
+                  ('5 convolutions, shifted and capped ReLU', conv_net(Shifted)),
                   ('784-256-256-10', mlp(784, 256, 256, 10))):
     init_(net)
     opt, stats = torch.optim.SGD(net.parameters(), lr=.01), ActivationStats(net)

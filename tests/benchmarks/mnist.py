@@ -1,4 +1,4 @@
-"mnist() against the least that can be done with the same files: gunzip, frombuffer, scale to float32."
+"mnist() against the least that the same files ask for: gunzip, frombuffer, scale to float32."
 import gzip
 from pathlib import Path
 

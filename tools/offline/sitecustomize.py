@@ -1,11 +1,12 @@
-"""Cuts a Python process off from the network: with this folder on PYTHONPATH, only loopback can be reached.
+"""Cuts a Python process off from the network, with this folder on PYTHONPATH, but for loopback.
 
-An audit hook sees every attempt to resolve a name or open a connection, whatever library makes it."""
+An audit hook sees every attempt to resolve a name or open a connection, whichever library tries."""
 import ipaddress, sys
 
 def _loopback(host):
     if host in (None, '', b'', 'localhost', b'localhost'): return True
-    try: return ipaddress.ip_address(host.decode() if isinstance(host, bytes) else host).is_loopback
+    try:
+        return ipaddress.ip_address(host.decode() if isinstance(host, bytes) else host).is_loopback
     except ValueError: return False
 
 def _audit(event, args):
@@ -14,6 +15,7 @@ def _audit(event, args):
         if not isinstance(args[1], tuple): return  # a unix socket has a path
         host = args[1][0]
     else: return
-    if not _loopback(host): raise RuntimeError(f"{event} to {host!r}: the notebooks must not reach for the network.")
+    if not _loopback(host):
+        raise RuntimeError(f'{event} to {host!r}: the notebooks must not reach for the network.')
 
 sys.addaudithook(_audit)
