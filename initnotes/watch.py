@@ -331,37 +331,44 @@ class _Parameter:
 class _Moves:
     "Samples of parameters and their gradients, a row each, before and after a step."
     def __init__(self, parameters, most):
-        self.parameters, self.most, self.pointers = parameters, most, None
-        self.now()
-        self.before = self.values.clone()
+        self.parameters, self.most, self.pointers, self.lengths = parameters, most, None, None
+        self.begin()
 
-    def now(self):
+    def begin(self):
+        "Before a step."
+        self.look()
+        self.before.copy_(self.now)
+
+    def look(self):
         "Samples of the parameters as they are; they may have got other memory since."
         pointers = [q.p.data_ptr() for q in self.parameters]
         if pointers != self.pointers:
-            self.pointers, self.views = pointers, [_sample(local(q.p.detach()), self.most).reshape(-1) for q in self.parameters]
-            if self.pointers is None or [len(v) for v in self.views] != getattr(self, 'lengths', None): self.make()
+            self.views = [_sample(local(q.p.detach()), self.most).reshape(-1) for q in self.parameters]
+            if [len(v) for v in self.views] != self.lengths: self.make()
+            self.pointers = pointers
         torch._foreach_copy_(self.rows, self.views)
 
     def make(self):
-        self.lengths = [len(v) for v in self.views]
-        wide, like = any(v.dtype == torch.float64 for v in self.views), self.views[0]
-        self.values = torch.zeros(len(self.views), max(self.lengths), dtype=torch.float64 if wide else torch.float32, device=like.device)
-        self.before, self.grads = self.values, torch.zeros_like(self.values)
-        self.rows, self.grad_rows = ([m[i, :n] for i, n in enumerate(self.lengths)] for m in (self.values, self.grads))
+        "Room, in float64: the squares of what moves little are small."
+        self.lengths, device = [len(v) for v in self.views], self.views[0].device
+        dtype = torch.float32 if device.type == 'mps' else torch.float64
+        self.now = torch.zeros(len(self.views), max(self.lengths), dtype=dtype, device=device)
+        self.three = torch.zeros(3, *self.now.shape, dtype=dtype, device=device)
+        self.moved, self.before, self.grads = self.three
+        self.rows, self.grad_rows = ([m[i, :n] for i, n in enumerate(self.lengths)] for m in (self.now, self.grads))
 
     def taken(self):
-        "Squares of updates, of weights, of gradients; elements, and those with a gradient: (parameters, 5)."
-        there = [q.p.grad is not None and local(q.p.grad).layout == torch.strided for q in self.parameters]
-        if any(there):
-            torch._foreach_copy_([r for r, t in zip(self.grad_rows, there) if t],
-                                 [_sample(local(q.p.grad.detach()), self.most).reshape(-1) for q, t in zip(self.parameters, there) if t])
+        "Norms of updates, of weights, of gradients, (3, parameters); which have a gradient. None: one has got another shape."
+        grads = [None if (g := q.p.grad) is None or local(g).layout != torch.strided else _sample(local(g.detach()), self.most) for q in self.parameters]
+        there = [g is not None for g in grads]
+        if any(there): torch._foreach_copy_([r for r, t in zip(self.grad_rows, there) if t], [g.reshape(-1) for g in grads if g is not None])
         lengths = self.lengths
-        self.now()
-        if self.lengths is not lengths: self.before.copy_(self.values); return None      # one has got another shape
-        found = [_three(v, self.lengths) for v in (self.values - self.before, self.before, self.grads)]
-        self.before.copy_(self.values)
-        return torch.stack([*(f[:, 2] for f in found), found[0][:, 0], found[0][:, 0]*torch.tensor(there, device=self.values.device)], 1)
+        self.look()
+        norms = None
+        if self.lengths is lengths:
+            torch.sub(self.now, self.before, out=self.moved)
+            norms = torch.linalg.vector_norm(self.three, dim=2)
+        return norms, there
 
 # %% ../nbs/07a_watch.ipynb #4d03ef4f
 @dataclass
@@ -398,8 +405,8 @@ class _Windows:
             counts.zero_()[:, bins//4:-(bins//4)] = pairs
         return reach
 
-    def bin(self, row, modules, values, lengths, reaches):
-        "Add a row of samples for each of these modules to its histogram."
+    def bin(self, rows, modules, values, lengths, reaches):
+        "Add each row of samples to the histogram of a module in a window."
         bins = self.hist.shape[2]
         scale = torch.tensor([bins/(2*r) if r else 0. for r in reaches], dtype=values.dtype, device=values.device)[:, None]
         places = (values*scale).add_(bins/2)
@@ -409,7 +416,8 @@ class _Windows:
         places += torch.arange(len(values), device=values.device)[:, None]*(bins + 1)
         places.masked_fill_(~finite, bins)               # where nothing is counted
         counts = torch.bincount(places.view(-1), minlength=len(values)*(bins + 1)).view(-1, bins + 1)
-        self.hist[row].index_add_(0, torch.tensor(modules, device=values.device), counts[:, :bins].to(self.hist))
+        where = torch.tensor([r*self.hist.shape[1] + m for r, m in zip(rows, modules)], device=values.device)
+        self.hist.view(-1, bins).index_add_(0, where, counts[:, :bins].to(self.hist))
 
 def _mean_std_rms(sums):
     "From number, sum and sum of squares in the last dimension; nan where there is nothing."
@@ -727,7 +735,7 @@ class _Into(_Called):
     def __init__(self, stats, watched): self.stats, self.w = stats, watched
     def __call__(self, module, args, kwargs):
         s, w = self.stats, self.w
-        if w.trouble or w.activation is None or not s._counts(w): return
+        if s._resting or w.trouble or w.activation is None or not s._counts(w): return
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
         if len(tensors) != 1 or not tensors[0].is_floating_point() or not tensors[0].ndim or not tensors[0].numel(): return
         with torch.no_grad(): s._look(w, local(tensors[0]))
@@ -738,6 +746,7 @@ class _OutOf(_Called):
     def __call__(self, module, args, output):
         s, w = self.stats, self.w
         w.calls += 1
+        if s._resting: return
         if not s._counts(w):
             w.unseen += s.model.training and not torch.is_grad_enabled() and not _within_backward()
             return
@@ -746,7 +755,9 @@ class _OutOf(_Called):
         w.most_nth, w.steps, w.last = max(w.most_nth, w.nth), w.steps + (w.last != s.steps), s.steps
         y = first_tensor(output)
         if why := _strange(y, output): w.trouble = why
-        elif y.numel():                                  # of none: an expert that is idle, perhaps not at its next call
+        elif n := y.numel():                             # of none: an expert that is idle, perhaps not at its next call
+            s._elements += n
+            s._calls += 1
             with torch.no_grad(): s._add(w.index, 0, local(y.detach()))
             if y.requires_grad: y.register_hook(self.arrived)
     def arrived(self, gradient):
@@ -835,7 +846,9 @@ class ActivationStats(Record, Callback):
     As a callback of a `Learner`, or around any loop: `with ActivationStats(model) as s:`, and `s.step()` after each `opt.step()`. What counts
     is what training sees: forward passes in training mode and with gradients enabled. Of a module that returns several tensors it watches the
     first. Each call is measured on about 8,000 elements, evenly spread and others at each step (a std is then known to a relative standard
-    error of about 1/√16,000 = .8 % a step, if they are independent), and units by about 65,000: `exact=True` looks at every element.
+    error of about 1/√16,000 = .8 % a step, if they are independent), units by about 65,000, parameters by about 1,000. Where modules return
+    less than 32,000 numbers on average, so that to look costs more than to train, every fourth step is looked at from the 32nd on. `exact=True`
+    looks at every element at every step.
     An activation is a module without children that works on each element by itself, with a slope that is not the same everywhere; functions
     such as `F.relu` cannot be seen, which `table()` says. Compiled models run uncompiled while they are watched."""
     def __init__(self,
@@ -873,7 +886,8 @@ class ActivationStats(Record, Callback):
     def after_fit(self, learn: Learner) -> None: self.remove()
     def __getstate__(self):
         "What was recorded, without what watches."
-        return {k: v for k, v in vars(self).items() if k not in ('_handles', '_moves', '_given')} | dict(_handles=[], _moves=None, _given=set())
+        if self._windows is not None: self._fold()
+        return {k: v for k, v in vars(self).items() if k not in ('_handles', '_moves', '_given')} | dict(_handles=[], _moves=None, _given=set(), _took=[])
 
     def save(self, path: object) -> None:
         "Write all that was recorded to a file, from which `ActivationStats.load` reads it: numbers and words, no model."
@@ -897,14 +911,16 @@ class ActivationStats(Record, Callback):
         self.device = next((p.device for p in model.parameters()), torch.device('cpu'))
         self._windows = _Windows.of(self.rows, len(self.watched), len(self._followed), self.bins, self.device)
         self._sheet, self._pending = _Sheet(2**13, self.device), []
-        self._pass, self._given, self._task, self._moves = 0, set(), (-1, False), None
+        self._pass, self._given, self._task, self._moves, self._took = 0, set(), (-1, False), None, []
+        self._rest, self._resting, self._elements, self._calls = 1, False, 0, 0
         self._first = None if self.where is None else ()
 
     def attach(self) -> None:
         "Begin to watch; nothing happens if it has begun."
         if self._handles: return
         self._renew()
-        self._moves = _Moves(self._followed, math.inf if self.exact else 2**10) if self._followed else None
+        if self._moves: self._moves.begin()
+        elif self._followed: self._moves = _Moves(self._followed, math.inf if self.exact else 2**10)
         self._handles.append(self.model.register_forward_pre_hook(_Pass(self)))
         for w in self.watched:
             self._handles.append(w.module.register_forward_pre_hook(_Into(self, w), with_kwargs=True))
@@ -923,17 +939,19 @@ class ActivationStats(Record, Callback):
 
     def _renew(self):
         "Parameters that were unfrozen or replaced since: a new one has a column of its own from now on."
-        followed = {p.name: p for p in self._followed}
+        followed, before = {p.name: p for p in self._followed}, len(self._followed)
         for name, p in self.model.named_parameters():
             if name in followed: followed[name].p = p
             elif p.requires_grad: self._followed.append(_parameter(name, p, self.model))
         moves = self._windows.moves
+        if len(self._followed) == before: return
+        self._fold_moves()
+        self._moves = None
         self._windows.moves = torch.cat([moves, moves.new_zeros(len(moves), len(self._followed) - moves.shape[1], 5)], 1)
 
     @property
     def _row(self): return self.steps//self.every
-    @property
-    def _sampling(self): return self.steps % max(self.sample, self.every) == 0
+    def _sampled(self, step): return step % (self._rest*-(-max(self.sample, self.every)//self._rest)) == 0
 
     def _counts(self, w):
         "Does this call of a module count? Also begins a new pass for it."
@@ -958,43 +976,51 @@ class ActivationStats(Record, Callback):
         "Note a sample of `x`: an activation (kind 0) or a gradient (1)."
         if self.exact:
             m = Moments.of(x)
-            self._pending.append(([2*index + kind], torch.tensor([[m.n, m.n*m.mean, m.m2 + m.n*m.mean**2]], dtype=torch.float64)))
-            if kind or not self._sampling: return
+            sums = torch.tensor([[m.n, m.n*m.mean, m.m2 + m.n*m.mean**2]], dtype=torch.float64)
+            self._pending.append(([(self.steps, index, kind)], sums))
+            if len(self._pending) > 1000: self._fold()
+            if kind or not self._sampled(self.steps): return
         if self._sheet.full: self._clear()
-        self._sheet.add(2*index + kind, _sample(x, self._sheet.width, self.steps))
-        if len(self._pending) > 10_000: self._fold()      # somebody forgets to call step
+        self._sheet.add((self.steps, index, kind), _sample(x, self._sheet.width, self.steps))
 
     def _clear(self):
-        "Take what is on the sheet: sums, and at some steps histograms."
+        "Take what is on the sheet: sums, and of some steps histograms."
         sheet = self._sheet
         if not sheet.what: return
-        if self._sampling: self._histograms([i for i, label in enumerate(sheet.what) if label % 2 == 0])
+        self._histograms([i for i, (step, _, kind) in enumerate(sheet.what) if not kind and self._sampled(step)])
         found = sheet.clear()
-        if not self.exact: self._pending.append(found)
+        if self.exact: return                            # the sums are known
+        self._pending.append(found)
+        if len(self._pending) > 64: self._fold()
 
     def _histograms(self, rows):
-        "Bin these rows of the sheet, of the longer ones every fourth number."
+        "Bin these rows of the sheet: of the longer ones every fourth number."
         if not rows: return
-        values, lengths = self._sheet.values[rows], [self._sheet.lengths[i] for i in rows]
-        watched = [self.watched[self._sheet.what[i]//2] for i in rows]
+        sheet, most = self._sheet, self._sheet.width//4
+        long = [sheet.lengths[i] > most for i in rows]
+        values = torch.stack([sheet.values[i, ::4] if l else sheet.values[i, :most] for i, l in zip(rows, long)])
+        lengths = [-(-sheet.lengths[i]//4) if l else sheet.lengths[i] for i, l in zip(rows, long)]
+        steps, watched = [sheet.what[i][0] for i in rows], [self.watched[sheet.what[i][1]] for i in rows]
         for w, v, top in zip(watched, values, torch.maximum(values.amax(1), -values.amin(1)).tolist()):
             if not math.isfinite(top): top = v.nan_to_num(0, 0, 0).abs().max().item()
             w.reach = self._windows.widen(w.index, w.reach, top)
-        self._windows.bin(self._row, [w.index for w in watched], values, lengths, [w.reach for w in watched])
+        self._windows.bin([s//self.every for s in steps], [w.index for w in watched], values, lengths, [w.reach for w in watched])
 
     def _fold(self, scale=1.):
-        "Add what was noted to the current window, all at once; gradients divided by `scale`."
+        "Add what was noted to the windows, all at once; gradients of the present step divided by `scale`."
         _Units.settle(u for w in self.watched for u in w.units)
-        if self._sheet.what: self._clear()
+        self._clear()
+        self._fold_moves()
         if not self._pending: return
-        what, sums = [label for labels, _ in self._pending for label in labels], torch.cat([s.to(self.device) for _, s in self._pending]).to(self._windows.sums)
+        what, sums = [w for labels, _ in self._pending for w in labels], torch.cat([s.to(self._windows.sums) for _, s in self._pending])
         self._pending = []
-        where = torch.tensor(what, device=self.device)
         if not (isinstance(scale, float) and scale == 1):        # a step that GradScaler skips has infinite gradients: it is left out
-            grads = (where % 2 == 1)[:, None]
+            mine = torch.tensor([bool(kind) and step == self.steps for step, _, kind in what], device=self.device)[:, None]
             scaled = sums/torch.tensor([1., scale, scale**2]).to(sums)
-            sums = torch.where(grads, torch.where(scaled.isfinite().all(1, keepdim=True), scaled, 0.), sums)
-        self._windows.sums[self._row].view(-1, 3).index_add_(0, where, sums)
+            sums = torch.where(mine, torch.where(scaled.isfinite().all(1, keepdim=True), scaled, 0.), sums)
+        modules = len(self.watched)
+        where = torch.tensor([(step//self.every*modules + index)*2 + kind for step, index, kind in what], device=self.device)
+        self._windows.sums.view(-1, 3).index_add_(0, where, sums)
 
     def _look(self, w, x):
         "Note the extremes of each unit of the activation `w`."
@@ -1017,7 +1043,7 @@ class ActivationStats(Record, Callback):
             w.trouble, w.units = f'had {u.n} units, then {x.shape[dim]}: not counted', []     # what was counted is of no use either
             return
         u.dim, u.given = dim, of_given
-        u.see(self._row, x if self.exact or w.activation.spatial else _items(x, 2**16, dim, shift), self._sampling)
+        u.see(self._row, x if self.exact or w.activation.spatial else _items(x, 2**16, dim, shift), self._sampled(self.steps))
 
     def step(self,
         scale: float | torch.Tensor | object = 1.  # what the loss was multiplied by, or the `GradScaler` that did so: call before its `update()`
@@ -1027,22 +1053,38 @@ class ActivationStats(Record, Callback):
         if hasattr(scale, 'get_scale'): scale = scale.get_scale()
         if not isinstance(scale, torch.Tensor) and not scale > 0: raise InputError(f"scale is {scale!r}, expected a positive number, or a GradScaler.")
         with torch.no_grad():
-            self._fold(scale)
-            if self._handles and self._moves: self._move(scale)
+            if self._handles and self._moves and not self._resting: self._took.append((self.steps, scale, *self._moves.taken()))
+            _Units.settle(u for w in self.watched for u in w.units)
+            if not (isinstance(scale, float) and scale == 1) or len(self._took) > 64: self._fold(scale)
+            if (self.steps + 1)//self.every == self.rows:
+                self._fold()
+                self._windows.thin([u for w in self.watched for u in w.units])
             self.steps += 1
-            if self._row == self.rows: self._windows.thin([u for w in self.watched for u in w.units])
+            if self.steps == 32 and not self.exact: self._slow_down()
+            self._resting = self.steps % self._rest > 0
+            if self._handles and self._moves and not self._resting: self._moves.begin()
 
-    def _move(self, scale):
-        "Note the squares of updates, weights and gradients of a sample of each parameter."
-        found = self._moves.taken()
-        if found is None: return
-        found = found.to(self._windows.moves)
-        if not (isinstance(scale, float) and scale == 1):
-            grads = found[:, 2]/torch.as_tensor(scale).to(found)**2
-            found[:, 4] *= grads.isfinite()
-            found[:, 2] = grads.nan_to_num(0, 0, 0)
-        found[:, 2] *= found[:, 4] > 0
-        self._windows.moves[self._row] += found
+    def _slow_down(self):
+        "Where modules return so little that to look costs more than to train, look at every fourth step from now on."
+        if not self._calls or self._elements/self._calls > 2**15: return
+        self._fold()
+        while self.every < 4: self._windows.thin([u for w in self.watched for u in w.units])
+        self._rest = 4
+
+    def _fold_moves(self):
+        "Add the squares of updates, weights and gradients that were taken at the last steps."
+        took, self._took = [t for t in self._took if t[2] is not None], []
+        if not took: return
+        steps, scales, norms, there = zip(*took)
+        squares = torch.stack(norms).square().to(self._windows.moves)
+        scale = torch.stack([torch.as_tensor(s).to(squares) for s in scales])[:, None]
+        n = torch.tensor(self._moves.lengths).to(squares).expand_as(squares[:, 0])
+        with_grad = n*torch.tensor(there).to(squares)
+        grads = squares[:, 2]/scale**2
+        with_grad = torch.where((scale != 1) & ~grads.isfinite(), 0., with_grad)     # a step that GradScaler skipped
+        grads = torch.where(with_grad > 0, grads, 0.)
+        rows = torch.tensor([s//self.every for s in steps], device=self.device)
+        self._windows.moves.index_add_(0, rows, torch.stack([squares[:, 0], squares[:, 1], grads, n, with_grad], 2))
 
 def _uncompiled(model):
     "The model inside torch.compile's wrapper."
