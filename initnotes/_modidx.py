@@ -171,6 +171,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'initnotes.init._gain': ('init.html#_gain', 'initnotes/init.py'),
                                 'initnotes.init._group': ('init.html#_group', 'initnotes/init.py'),
                                 'initnotes.init._how': ('init.html#_how', 'initnotes/init.py'),
+                                'initnotes.init._idle': ('init.html#_idle', 'initnotes/init.py'),
                                 'initnotes.init._is_key': ('init.html#_is_key', 'initnotes/init.py'),
                                 'initnotes.init._key': ('init.html#_key', 'initnotes/init.py'),
                                 'initnotes.init._look': ('init.html#_look', 'initnotes/init.py'),

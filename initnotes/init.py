@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn.init import orthogonal_
 from .report import InputError, Report
-from .layers import (EMBEDDINGS, NORMS, RECURRENT, Fans, Parameter, Where, fans_of, is_named, local,
-                              parameters_of, ties)
+from .layers import (EMBEDDINGS, NORMS, RECURRENT, Fans, Parameter, Where, fans_of,
+                              is_named, local, parameters_of, ties)
 from .kaiming import _DISTRIBUTIONS, _MODES, _activation, _draw_, _one_of, gain
 
 # %% ../nbs/05a_init.ipynb #1a5b0672
@@ -229,6 +229,7 @@ def _gain(r, how, seen):
     names = ', '.join(getattr(a, '__name__', type(a).__name__) for a in before)
     return gain(before[0] if len(before) == 1 else nn.Sequential(*before)), f'after {names}'
 
+# %% ../nbs/05a_init.ipynb #1a5b168f
 def _by_scheme(r, how, seen):
     (rule, distribution), (g, note) = _SCHEMES[how.scheme], _gain(r, how, seen)
     if rule == 'orthogonal': return _orthogonal(r, how, g, note)
@@ -241,7 +242,7 @@ def _orthogonal(r, how, g=1., note=None):
     std = abs(g)/math.sqrt(max(r.value.shape[0]//r.blocks, math.prod(r.value.shape[1:])))
     return Draw(r, None, 'orthogonal', 'orthogonal', std, note=note, how=how)
 
-# %% ../nbs/05a_init.ipynb #1a5b17a2
+# %% ../nbs/05a_init.ipynb #1a5b18b5
 _ALONE = dict(scale='norm', shift='norm', embedding='embedding',
               token="attention's extra key and value")
 
@@ -275,7 +276,7 @@ def _bias(r, how, way):
     gate = slice(n, 2*n)                           # input, forget, cell, output
     return Draw(r, None, '0, forget gate 1', gate=gate, how=how)
 
-# %% ../nbs/05a_init.ipynb #1a5b19c8
+# %% ../nbs/05a_init.ipynb #1a5b1adb
 def _group(name, tied):
     "The names that share memory with `name`, itself first; ties of ties too."
     group = [name]
@@ -283,12 +284,15 @@ def _group(name, tied):
     return group
 
 def _one_of_tied(group, hits, rules, base, seen):
-    """What becomes of parameters that share memory: the first rule that reaches one of them
-    decides; without a rule an embedding does, or else the largest. All of the memory is drawn."""
-    first = min((i for r in group for i in hits[r.name]), default=None)
-    key, how = (None, base) if first is None else rules[first]
-    if how is None: return Draw(group[0], 'a rule leaves it alone', how=How(rule=_key(key)))
-    asked = group if first is None else [r for r in group if first in hits[r.name]]
+    """What becomes of parameters that share memory. Embeddings lead the others; the first rule that
+    reaches one of those that lead decides, or else the largest. All of the memory is drawn."""
+    for r in group:
+        key, how = rules[min(hits[r.name])] if hits[r.name] else (None, base)
+        if how is None: return Draw(group[0], 'a rule leaves it alone', how=How(rule=_key(key)))
+    lead = [r for r in group if r.role == 'embedding'] or group
+    first = min((i for r in lead for i in hits[r.name]), default=None)
+    how = base if first is None else rules[first][1]
+    asked = group if first is None else [r for r in lead if first in hits[r.name]]
     decided = [_decide(r, how, hits[r.name].get(first), seen) for r in asked]
     if alone := next((d for d in decided if d.why), None): return replace(alone, parameter=group[0])
     largest = max(group, key=lambda r: r.value.numel())
@@ -305,7 +309,7 @@ def _refuse_empty(records):
         raise InputError(f"{records[0].name} and all other parameters are on the meta device and "
                          "have no numbers: use to_empty() first.")
 
-# %% ../nbs/05a_init.ipynb #1a5b1adb
+# %% ../nbs/05a_init.ipynb #1a5b1bee
 def _plan(model, base, rules, exclude):
     "What becomes of every parameter; of those that share memory one is drawn, or none."
     records, around, seen = {r.name: r for r in parameters_of(model)}, _around(model), {}
@@ -325,28 +329,33 @@ def _plan(model, base, rules, exclude):
         draw = Draw(r, why) if why else _one_of_tied(group, hits, rules, base, seen)
         head = draw.parameter.name
         plan |= {g.name: Draw(g, f'tied to {head}', how=draw.how) for g in group} | {head: draw}
-    _refuse_idle(rules, hits, plan.values())
+    _refuse_idle(rules, hits, plan)
     return [plan[name] for name in records]
 
+# %% ../nbs/05a_init.ipynb #1a5b1d01
 def _refuse_idle(rules, hits, plan):
     "A rule that does nothing is a mistake: it says so."
     for i, (key, how) in enumerate(rules):
-        reached = [name for name, h in hits.items() if i in h]
+        reached, what = [name for name, h in hits.items() if i in h], f'rules[{_key(key)!r}]'
         if not reached:
-            raise InputError(f"rules[{_key(key)!r}] reaches no parameter, expected what chooses "
-                             f"some of {', '.join(hits) or 'a model that has any'}.")
-        if all(min(hits[name]) < i for name in reached):
-            raise InputError(f"rules[{_key(key)!r}] comes too late: rules before it reach all that "
-                             f"it does, such as {reached[0]}: put it first.")
-        mine = [d for d in plan if how and d.how is how]
-        if mine and all(d.why and d.parameter.role in _CANNOT for d in mine):
-            raise InputError(f"rules[{_key(key)!r}] sets nothing: {mine[0].parameter.name} is left "
-                             f"alone ({mine[0].why}), expected an option for what it reaches, such "
-                             "as norms= or embedding=, or the parameter's own name as the key.")
+            raise InputError(f"{what} reaches no parameter, expected what chooses some of "
+                             f"{', '.join(hits) or 'a model that has any'}.")
+        if not (mine := [plan[name] for name in reached if min(hits[name]) == i]):
+            raise InputError(f"{what} comes too late: rules before it reach all that it does, such "
+                             f"as {reached[0]}: put it first.")
+        if how and all(_idle(d, how) for d in mine):
+            raise InputError(f"{what} sets nothing: {mine[0].parameter.name} is left alone "
+                             f"({mine[0].why}), expected an option for what it reaches, such as "
+                             "norms= or embedding=, or as its key the parameter's own name.")
+
+def _idle(d, how):
+    "Did a rule do nothing for a parameter, though nothing forbade it?"
+    if d.how is how: return bool(d.why) and d.parameter.role in _CANNOT
+    return bool(d.why) and d.why.startswith('tied')
 
 _CANNOT = *_ALONE, 'unknown'    # roles that need to be told
 
-# %% ../nbs/05a_init.ipynb #1a5b1d01
+# %% ../nbs/05a_init.ipynb #1a5b1f27
 def _own_generator(generator, name):
     "A generator whose numbers depend on the seed of `generator` and on `name` only."
     seed = torch.initial_seed() if generator is None else generator.initial_seed()
@@ -379,6 +388,7 @@ def _drawn(d, g):
         new[d.parameter.module.padding_idx] = 0.
     return new
 
+# %% ../nbs/05a_init.ipynb #1a5b203a
 class InitReport(Report):
     """What `init_` did: a dict per parameter with its layer's name and kind, parameter, scheme,
     fan, std_asked, std_drawn, rule, note (where its gain is from) and why (it was left alone)."""
@@ -399,7 +409,7 @@ def _row(d, new):
                 std_drawn=new.float().std(correction=0).item() if asked else None,
                 rule=d.how.rule if d.how else None, note=d.note, why=d.why)
 
-# %% ../nbs/05a_init.ipynb #97863c8e
+# %% ../nbs/05a_init.ipynb #1a5b2260
 def init_(
     model: nn.Module,                 # changed in place
     scheme: str = 'kaiming_normal',   # kaiming, xavier, lecun, …; orthogonal, trunc_normal
@@ -439,6 +449,7 @@ def init_(
         _put_back(before)
         raise
 
+# %% ../nbs/05a_init.ipynb #97863c8e
 def _execute(plan, generator, seed_by_name, before):
     "Draw everything, then write it; what was there goes into `before`."
     drawn = []

@@ -226,6 +226,7 @@ class Parameter:
         "The module's name, as `modules_of` has it."
         return self.name.rpartition('.')[0] or '(model)'
 
+# %% ../nbs/04a_layers.ipynb #c41b7a06
 def _attention_role(module, name):
     if name == 'in_proj_weight': return 'weight', fans_of(module), 3
     if name == 'in_proj_bias': return 'bias',
