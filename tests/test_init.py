@@ -2,13 +2,15 @@
 import copy, fnmatch, itertools, math, re, warnings
 
 import pytest, torch
+import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import initnotes.init as ours
 from initnotes.core import InputError, se_std
 from initnotes.init import init_
-from initnotes.kaiming import gain
+from initnotes.kaiming import gain, variance_scaling_
+from initnotes.layers import Fans, Kind, kinds, parameters_of
 
 HALVES = torch.float16, torch.bfloat16
 CUT = .87962566103423978                              # std of a normal cut at ±2, and its kurtosis
@@ -474,3 +476,422 @@ def test_not_a_model(model):
     state = torch.get_rng_state()
     with pytest.raises(InputError, match='model'): init_(model)
     assert torch.equal(torch.get_rng_state(), state)
+
+# ---- rules -------------------------------------------------------------------------------------
+
+def rows(model, **kw): return {r['parameter']: r for r in init_(model, **kw)}
+
+class Net(nn.Module):
+    "A stem, two blocks, a norm between, and a head."
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Linear(20, 30), nn.LayerNorm(30)
+        self.blocks = nn.ModuleList([nn.ModuleDict(dict(fc=nn.Linear(30, 40),
+                                                        proj=nn.Linear(40, 30)))
+                                     for _ in range(2)])
+        self.head, self.token = nn.Linear(30, 10), nn.Parameter(torch.zeros(1, 1, 30))
+        self.scale = nn.Parameter(torch.ones(30))
+
+ALL_BLOCKS = {f'blocks.{k}.{m}.{p}' for k in (0, 1) for m in ('fc', 'proj')
+              for p in ('weight', 'bias')}
+KEYS = [   # a key, and the parameters that it reaches
+    ('head', {'head.weight', 'head.bias'}), ('head.weight', {'head.weight'}),
+    ('blocks', ALL_BLOCKS),
+    ('blocks.*', ALL_BLOCKS), ('blocks.1.fc', {'blocks.1.fc.weight', 'blocks.1.fc.bias'}),
+    ('*.proj.weight', {'blocks.0.proj.weight', 'blocks.1.proj.weight'}),
+    ('*.[f]c', {p for p in ALL_BLOCKS if '.fc.' in p}), ('token', {'token'}), ('?oken', {'token'}),
+    (nn.ModuleDict, ALL_BLOCKS), (('head', '*.0.proj'), {'head.weight', 'head.bias', *(
+        f'blocks.0.proj.{p}' for p in ('weight', 'bias'))}),
+    (lambda m: getattr(m, 'out_features', 0) == 10, {'head.weight', 'head.bias'})]
+
+@pytest.mark.parametrize('key, reached', KEYS, ids=lambda k: getattr(k, '__name__', str(k))[:20])
+@pytest.mark.parametrize('value', [.003, dict(std=.003), None])
+def test_whom_a_rule_reaches(key, reached, value):
+    model = Net()
+    was, report = values(model), rows(model, rules={key: value})
+    assert {k for k, r in report.items() if r['rule']} == reached
+    for k in reached:
+        if value is None:
+            assert report[k]['why'] == 'a rule leaves it alone' and same(was[k], values(model)[k])
+        elif k.endswith('bias'): assert report[k]['scheme'] == '0'
+        else: assert report[k]['std_asked'] == .003 and 0 < report[k]['std_drawn'] < .006
+
+def test_a_module_as_key():
+    model = Net()
+    report = rows(model, rules={model.blocks[1]: .01})
+    assert {k for k, r in report.items() if r['rule']} == {k for k in ALL_BLOCKS if '.1.' in k}
+
+@pytest.mark.parametrize('key, reached', KEYS, ids=lambda k: getattr(k, '__name__', str(k))[:20])
+def test_exclude_reaches_the_same(key, reached):
+    model = Net()
+    was, report = values(model), rows(model, exclude=key)
+    assert {k for k, r in report.items() if r['why'] == 'excluded'} == reached
+    for k in reached: assert same(was[k], values(model)[k])
+
+def test_the_first_rule_counts():
+    rules = {'head.weight': .1, 'head': dict(bias=2.), nn.Linear: dict(scheme='lecun_uniform'),
+             '*': None}
+    report = rows(Net(), rules=rules)
+    assert report['head.weight']['std_asked'] == .1
+    assert report['head.weight']['rule'] == 'head.weight'
+    assert report['head.bias']['scheme'] == '2' and report['head.bias']['rule'] == 'head'
+    assert report['stem.weight']['scheme'] == 'lecun_uniform'
+    assert report['norm.weight']['why'] == 'a rule leaves it alone' == report['token']['why']
+
+@pytest.mark.parametrize('rules, words', [
+    ({'haed': .1}, "'haed'.*reaches no parameter"),
+    ({nn.Conv2d: .1}, 'Conv2d.*reaches no parameter'),
+    ({'*': .1, 'head': .2}, "'head'.*too late.*head.weight"),
+    ({'norm': .1}, "'norm'.*sets nothing.*norms="),
+    ({nn.LayerNorm: dict(scheme='lecun_normal')}, 'sets nothing'),
+    ({'scale': dict(gain=1.)}, 'sets nothing'),
+    ({'head': dict(sd=.1)}, "'head'.*'sd' is no option.*std"),
+    ({'head': 'xavier'}, "'head'.*'xavier'"),
+    ({'head': dict(scheme='xavier')}, "'head'.*scheme is 'xavier'"),
+    ({'head': dict(std=-1)}, "'head'.*std is -1"),
+    ({'head': dict(gain=math.nan)}, 'gain is nan'), ({'head': dict(mode='fan')}, 'mode'),
+    ({'head': -.1}, 'std'),
+    ({'head': dict(nonlinearity='rellu')}, "'head'.*'rellu'"),
+    ({'token': dict(fans=(0, 3))}, 'fans'),
+    ({'head': dict(fans=3)}, 'fans'), ({3: .1}, 'the key 3'), ({(): .1}, 'the key'),
+    (['head'], 'rules is list'),
+    ({'head': dict(norms='one')}, 'norms'), ({'head': dict(bias=None)}, 'bias is None')])
+def test_rules_that_cannot_be_meant(rules, words):
+    model = Net()
+    was, state = values(model), torch.get_rng_state()
+    with pytest.raises(InputError, match=words): init_(model, rules=rules)
+    assert same(values(model), was) and torch.equal(torch.get_rng_state(), state)
+
+@pytest.mark.parametrize('kw, words', [
+    (dict(gain=math.inf), 'gain'), (dict(std=-.1), 'std'), (dict(bias_std=-1), 'bias_std'),
+    (dict(embedding=-1), 'embedding'), (dict(norms='no'), 'norms'),
+    (dict(bias_std=None), 'bias_std'),
+    (dict(embedding='x'), 'embedding')])
+def test_options_that_cannot_be_meant(kw, words):
+    model = Net()
+    was = values(model)
+    with pytest.raises(InputError, match=words): init_(model, **kw)
+    assert same(values(model), was)
+
+def test_a_rule_may_say_what_init_may():
+    "Every option in a rule for all does what it does for the whole model."
+    for kw in (dict(scheme='xavier_uniform'), dict(nonlinearity='tanh'), dict(mode='fan_out'),
+               dict(gain=1.3),
+               dict(std=.02), dict(bias=.5), dict(bias=.1, bias_std=.2), dict(norms=.5)):
+        nets = [nn.Sequential(nn.Linear(20, 30), nn.LayerNorm(30), nn.Linear(30, 4))
+                for _ in range(2)]
+        for net, call in zip(nets, (kw, dict(rules={nn.Sequential: kw}))):
+            torch.manual_seed(3); init_(net, **call)
+        was = values(nets[0])
+        assert all(torch.equal(was[k], v) for k, v in values(nets[1]).items() if '1.' not in k
+                   or 'norms' in kw)
+
+def test_a_rule_replaces_a_std_for_all():
+    report = rows(Net(), std=.02, rules={'head': dict(scheme='xavier_normal'),
+                                         'stem': dict(bias=1.)})
+    assert report['head.weight']['std_asked'] == pytest.approx(gain('relu')*math.sqrt(2/40))
+    assert report['stem.weight']['std_asked'] == .02 == report['blocks.0.fc.weight']['std_asked']
+
+def test_numbers_of_any_kind():
+    numpy = pytest.importorskip('numpy')
+    report = rows(Net(), bias=numpy.float32(.5), rules={'head': numpy.float64(.01)})
+    assert report['head.weight']['std_asked'] == .01 and report['stem.bias']['scheme'] == '0.5'
+
+# ---- what is not a weight ----------------------------------------------------------------------
+
+def test_a_std_for_modules_is_not_for_norms_biases_and_single_rows():
+    model = Net()
+    report = rows(model, rules={'*': .02})
+    assert model.norm.weight.eq(1).all() and model.scale.eq(1).all() and model.stem.bias.eq(0).all()
+    assert report['token']['std_asked'] == .02 == report['stem.weight']['std_asked']
+    rows(model, rules={('norm.weight', 'scale', 'stem.bias'): dict(std=.5, mean=3.)})
+    for p in (model.norm.weight, model.scale, model.stem.bias):
+        assert abs(p.mean() - 3) < 5*.5/30**.5 and p.std() > .1
+
+@pytest.mark.parametrize('norm', [nn.BatchNorm2d(6), nn.GroupNorm(2, 6), nn.LayerNorm(6),
+                                  nn.RMSNorm(6),
+                                  nn.InstanceNorm2d(6, affine=True)])
+@pytest.mark.parametrize('kw, scale', [(dict(norms='reset'), 1), (dict(norms=.3), .3),
+                                       (dict(rules={'1': dict(norms=0)}), 0),
+                                       (dict(norms='reset', rules={'1.weight': 0}), 0)])
+def test_norms(norm, kw, scale):
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), copy.deepcopy(norm))
+    for p in model[1].parameters(): nn.init.normal_(p)
+    buffers = {k: v.clone() for k, v in model.named_buffers()}
+    report = rows(model, **kw)
+    assert torch.allclose(model[1].weight, torch.tensor(float(scale)))
+    if getattr(model[1], 'bias', None) is not None: assert model[1].bias.eq(0).all()
+    assert report['1.weight']['why'] is None and same(dict(model.named_buffers()), buffers)
+
+def test_norms_are_left_alone_unless_asked():
+    model = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6))
+    nn.init.zeros_(model[1].weight)
+    assert rows(model)['1.weight']['why'] == 'norm' and model[1].weight.eq(0).all()
+
+@pytest.mark.parametrize('make', [nn.Embedding, nn.EmbeddingBag])
+@pytest.mark.parametrize('kw', [dict(embedding=.02), dict(rules={'0': .02}),
+                                dict(rules={(nn.Embedding, nn.EmbeddingBag): dict(std=.02)}),
+                                dict(rules={'0.weight': dict(embedding=.02)})])
+def test_embeddings(make, kw):
+    model = nn.Sequential(make(300, 40, padding_idx=3), nn.Linear(40, 5))
+    r = rows(model, **kw)['0.weight']
+    w = model[0].weight.detach()
+    assert r['std_asked'] == .02 and w[3].eq(0).all()
+    rest = torch.cat([w[:3], w[4:]])
+    assert abs(rest.std() - .02) < 5*se_std(.02, rest.numel())
+    assert abs(rest.mean()) < 5*.02/rest.numel()**.5
+
+@pytest.mark.parametrize('tie', [shared_parameter, shared_data, transposed, part, strided])
+@pytest.mark.parametrize('first', ['embed', 'head'])
+@pytest.mark.parametrize('kw', [dict(embedding=.02), dict(rules={nn.Embedding: .02}),
+                                dict(embedding=.02,
+                                     rules={nn.Linear: dict(scheme='xavier_uniform')})])
+def test_a_tied_head_follows_its_embedding(tie, first, kw):
+    parts = dict(embed=nn.Embedding(50, 8), head=nn.Linear(8, 50, bias=False), free=nn.Linear(3, 3))
+    m = nn.ModuleDict(dict(sorted(parts.items(), key=lambda p: p[0] != first)))
+    tie(m)
+    report = rows(m, **kw)
+    w = m['embed'].weight.detach()
+    assert abs(w.std() - .02) < 5*se_std(.02, w.numel()) and w.ne(0).all()
+    set_, tied = sorted(('embed.weight', 'head.weight'), key=lambda k: report[k]['why'] is not None)
+    assert report[set_]['std_asked'] == .02 and report[tied]['why'] == f'tied to {set_}'
+
+def test_a_rule_for_a_tied_head_alone_is_refused():
+    m = nn.ModuleDict(dict(embed=nn.Embedding(50, 8), head=nn.Linear(8, 50, bias=False)))
+    shared_parameter(m)
+    with pytest.raises(InputError, match="'head'.*sets nothing.*tied"):
+        init_(m, rules={'head': .02})
+    with pytest.raises(InputError, match="'head'.*sets nothing.*tied"):
+        init_(m, embedding=.1, rules={'head': .02})
+    before = m['embed'].weight.detach().clone()
+    init_(m, embedding=.1, rules={'head': None}); assert torch.equal(before, m['embed'].weight)
+    init_(m, embedding=.1, exclude='head'); assert torch.equal(before, m['embed'].weight)
+
+class Model(nn.Module):
+    "A small language model with a tied head."
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(200, 64), nn.LayerNorm(64)
+        self.block = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, norm_first=True)
+        self.head = nn.Linear(64, 200, bias=False)
+        self.head.weight = self.embed.weight
+    def forward(self, ids): return self.head(self.norm(self.block(self.embed(ids))))
+
+def test_a_language_model_begins_at_ln_v():
+    "Tied, with embeddings of std .02 the logits are near 0: the loss is that of a guess."
+    model, ids, target = Model().eval(), torch.randint(200, (32, 8)), torch.randint(200, (32, 8))
+    def loss(): return F.cross_entropy(model(ids).flatten(0, 1), target.flatten()).item()
+    init_(model)
+    high = loss()
+    init_(model, embedding=.02)
+    assert abs(loss() - math.log(200)) < .1 < high - math.log(200)
+
+def test_biases_with_a_std():
+    model = nn.Linear(3, 4000)
+    r = rows(model, bias=.5, bias_std=.1)['bias']
+    assert abs(model.bias.std() - .1) < 5*se_std(.1, 4000)
+    assert abs(model.bias.mean() - .5) < 5*.1/4000**.5
+    assert (r['std_asked'], r['scheme']) == (.1, 'normal')
+
+def test_gate_biases_only_when_a_rule_says_so():
+    lstm = nn.LSTM(4, 6)
+    init_(lstm, bias=3.); assert lstm.bias_ih_l0.mean() == .25 and lstm.bias_hh_l0.eq(0).all()
+    init_(lstm, rules={nn.LSTM: dict(bias=3.)}); assert lstm.bias_ih_l0.eq(3).all()
+
+@pytest.mark.parametrize('shape', [(), (7,), (1, 7), (3, 4, 5)])
+def test_parameters_that_nobody_knows(shape):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.odd = nn.Linear(2, 2), nn.Parameter(torch.ones(shape))
+    for kw in ({}, dict(std=.1), dict(scheme='xavier_normal')):
+        assert 'Odd' in rows(Odd(), **kw)['odd']['why']
+    model = Odd()
+    assert rows(model, rules={'odd': dict(mean=2.5)})['odd']['scheme'] == '2.5'
+    assert model.odd.eq(2.5).all()
+    init_(model, rules={'odd': .1}); assert model.odd.ne(2.5).all() and model.odd.abs().max() < .7
+    r = rows(model, rules={'odd': dict(scheme='lecun_normal', fans=(16, 3))})['odd']
+    assert r['fan'] == 16 and r['std_asked'] == .25
+
+def test_a_registered_class_is_a_layer():
+    class Stack(nn.Module):
+        def __init__(self): super().__init__(); self.w = nn.Parameter(torch.zeros(8, 64, 32))
+    kinds[Stack] = Kind('w', None, lambda m: Fans(*m.w.shape[1:]))
+    try: assert rows(Stack())['w']['fan'] == 64
+    finally: del kinds[Stack]
+
+# ---- schemes -----------------------------------------------------------------------------------
+
+ALIASES = [('he_normal', 'kaiming_trunc_normal'), ('trunc_normal', 'kaiming_trunc_normal'),
+           ('he_uniform', 'kaiming_uniform'),
+           ('he_trunc_normal', 'kaiming_trunc_normal'), ('glorot_normal', 'xavier_trunc_normal'),
+           ('glorot_uniform', 'xavier_uniform'), ('lecun_trunc_normal', 'lecun_normal')]
+
+@pytest.mark.parametrize('name, other', ALIASES)
+def test_names_of_schemes(name, other):
+    a, b = nn.Linear(60, 70), nn.Linear(60, 70)
+    for m, scheme in ((a, name), (b, other)):
+        torch.manual_seed(4); assert init_(m, scheme)[0]['scheme'] == scheme
+    assert torch.equal(a.weight, b.weight)
+
+@pytest.mark.parametrize('scheme, like', [('he_normal', (2., 'fan_in', 'truncated_normal')),
+                                          ('glorot_normal', (1., 'fan_avg', 'truncated_normal')),
+                                          ('lecun_normal', (1., 'fan_in', 'truncated_normal')),
+                                          ('lecun_uniform', (1., 'fan_in', 'uniform'))])
+def test_jax_names_are_jax_distributions(scheme, like):
+    m, w = nn.Linear(60, 70), torch.empty(70, 60)
+    torch.manual_seed(4); init_(m, scheme, gain=1. if 'glorot' in scheme else None)
+    torch.manual_seed(4); variance_scaling_(w, *like)
+    assert torch.allclose(m.weight, w, rtol=1e-5)
+
+@pytest.mark.parametrize('make, blocks', [
+    (lambda: nn.Linear(20, 30), 1), (lambda: nn.Linear(30, 20), 1),
+    (lambda: nn.Conv2d(8, 16, 3, groups=4), 4),
+    (lambda: nn.Conv1d(4, 40, 3), 1), (lambda: nn.Bilinear(3, 4, 5), 1)])
+def test_orthogonal(make, blocks):
+    model = make()
+    r = rows(model, scheme='orthogonal', gain=1.5)['weight']
+    for block in model.weight.detach().double().flatten(1).chunk(blocks):
+        wide = block if len(block) <= block.shape[1] else block.T
+        assert torch.allclose(wide @ wide.T, 2.25*torch.eye(len(wide), dtype=torch.float64),
+                              atol=1e-5)
+        rms = block.square().mean().sqrt().item()
+    assert r['std_asked'] == pytest.approx(rms, rel=1e-5)
+    assert r['scheme'] == 'orthogonal'
+    assert r['fan'] is None
+
+def test_orthogonal_attention_is_three_matrices():
+    model = nn.MultiheadAttention(16, 2)
+    init_(model, 'orthogonal', gain=1)
+    for w in model.in_proj_weight.detach().chunk(3):
+        assert torch.allclose(w @ w.T, torch.eye(16), atol=1e-5)
+
+def test_orthogonal_in_half_precision():
+    model = nn.Linear(16, 16).bfloat16()
+    init_(model, 'orthogonal', nonlinearity='linear')
+    assert model.weight.dtype == torch.bfloat16
+    assert torch.allclose(model.weight.double() @ model.weight.double().T, torch.eye(16).double(),
+                          atol=2e-2)
+
+# ---- gains -------------------------------------------------------------------------------------
+
+def test_a_numeric_gain():
+    assert rows(nn.Linear(25, 4), gain=3.)['weight']['std_asked'] == pytest.approx(.6)
+    report = rows(Net(), gain=1., rules={'head': dict(gain=2.), 'stem': dict(nonlinearity='relu')})
+    assert report['head.weight']['std_asked'] == pytest.approx(2/30**.5)
+    assert report['stem.weight']['std_asked'] == pytest.approx(2**.5/20**.5)
+    assert report['blocks.0.fc.weight']['std_asked'] == pytest.approx(1/30**.5)
+
+@pytest.mark.parametrize('make, kw, g', [
+    (lambda: nn.LSTM(25, 6), {}, 1), (lambda: nn.GRU(25, 6), dict(nonlinearity='gelu'), 1),
+    (lambda: nn.LSTMCell(25, 6), dict(nonlinearity='auto'), 1), (lambda: nn.RNN(25, 6), {}, TANH),
+    (lambda: nn.RNN(25, 6, nonlinearity='relu'), dict(nonlinearity='tanh'), 2**.5),
+    (lambda: nn.RNNCell(25, 6, nonlinearity='relu'), {}, 2**.5),
+    (lambda: nn.LSTM(25, 6), dict(gain=3.), 3),
+    (lambda: nn.LSTM(25, 6), dict(rules={nn.LSTM: dict(nonlinearity='relu')}), 2**.5),
+    (lambda: nn.RNN(25, 6), dict(scheme='lecun_normal'), 1)])
+def test_gates_have_their_own_gain(make, kw, g):
+    report = rows(make(), **kw)
+    weight = next(r for k, r in report.items() if k.startswith('weight_ih'))
+    assert weight['std_asked'] == pytest.approx(g/5)
+
+def notes(model):
+    return {k: (r['std_asked']*r['fan']**.5, r['note']) for k,
+            r in rows(model, nonlinearity='auto').items() if r['fan']}
+
+def test_the_gain_of_what_comes_before():
+    slope, L = nn.PReLU(init=.5), nn.Linear
+    model = nn.Sequential(L(8, 8), nn.Tanh(), L(8, 8), nn.Dropout(),
+                          nn.Sequential(L(8, 8), nn.LeakyReLU(.5)), L(8, 8),
+                          nn.ReLU(), nn.LayerNorm(8), L(8, 8), slope, nn.Identity(), L(8, 8),
+                          nn.Softmax(-1), L(8, 8),
+                          nn.Hardtanh(), nn.ReLU(), L(8, 8))
+    found = notes(model)
+    expected = {'0': 1, '2': TANH, '4.0': 1, '5': (2/1.25)**.5, '8': 1, '11': (2/1.25)**.5,
+                '13': 2**.5,
+                '16': gain(lambda z: F.hardtanh(z).relu())}
+    assert {k.removesuffix('.weight'): v[0] for k, v in found.items()} == pytest.approx(expected,
+        rel=1e-6)
+    assert found['0.weight'][1] == 'no activation before it'
+    assert found['2.weight'][1] == 'after Tanh'
+    assert 'not seen' in found['13.weight'][1] and found['16.weight'][1] == 'after Hardtanh, ReLU'
+
+class Branch(nn.Module):
+    "Its forward could do anything."
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+    def forward(self, x): return self.b(self.a(x).tanh())
+
+def test_what_cannot_be_seen_is_said():
+    found = notes(nn.Sequential(nn.Linear(8, 8), Branch(), nn.Linear(8, 8)))
+    assert [('not seen' in note) for _, note in found.values()] == [False, True, True, True]
+    assert [g for g, _ in found.values()] == pytest.approx([1] + [2**.5]*3)
+    shared = nn.Linear(8, 8)
+    assert 'not seen' in notes(nn.Sequential(shared, nn.Tanh(), shared))['0.weight'][1]
+
+@pytest.mark.parametrize('activation', ['relu', 'gelu', F.silu])
+def test_transformers_are_seen(activation):
+    found = notes(nn.Transformer(16, 2, 1, 1, 32, activation=activation))
+    for k, (g, note) in found.items():
+        assert g == pytest.approx(gain(activation) if 'linear2' in k else 1), (k, note)
+
+def test_looking_changes_nothing():
+    "A module that counts its calls, or draws, does not notice that it was asked."
+    class Counts(nn.Module):
+        calls = 0
+        def forward(self, x): self.calls += 1; return x + torch.rand(())
+    model = nn.Sequential(nn.Linear(3, 3), Counts(), nn.Linear(3, 3))
+    torch.manual_seed(1)
+    init_(model, nonlinearity='auto', seed_by_name=True); state = torch.get_rng_state()
+    torch.manual_seed(1)
+    assert model[1].calls == 0 and torch.equal(state, torch.get_rng_state())
+
+@pytest.mark.parametrize('acts', [(nn.Tanh, nn.ReLU), (nn.SELU, nn.ReLU),
+                                  (nn.ReLU, nn.Tanh, nn.Sigmoid)])
+def test_mixed_nets_keep_their_level(acts):
+    "Pre-activations of mean square 1 in every layer, measured over nets."
+    squares = []
+    for _ in range(24):
+        layers = [m for k in range(9) for m in (nn.Linear(256, 256), acts[k % len(acts)]())]
+        model, x = nn.Sequential(*layers), torch.randn(8, 256)
+        init_(model, nonlinearity='auto')
+        for m in model:
+            x = m(x).detach()
+            if isinstance(m, nn.Linear): squares.append(x.square().mean().item())
+    # Student's t
+    for q in torch.tensor(squares).view(24, 9).T: assert abs(q.mean() - 1) < 6.5*q.std()/24**.5
+
+# ---- roles -------------------------------------------------------------------------------------
+
+ROLES = [(nn.Linear(3, 4), 'weight bias'), (nn.Conv2d(4, 4, 3, groups=2), 'weight bias'),
+         (nn.BatchNorm1d(3), 'scale shift'),
+         (nn.RMSNorm(3), 'scale'), (nn.EmbeddingBag(4, 3), 'embedding'),
+         (nn.GRUCell(3, 4), 'input recurrent|gate bias|gate bias'),
+         (nn.PReLU(), 'unknown'), (nn.Bilinear(2, 3, 4), 'weight bias'),
+         (nn.MultiheadAttention(4, 2, kdim=3, add_bias_kv=True),
+          'weight weight weight bias token token weight bias'),
+         (nn.LSTM(3, 4, proj_size=2), 'input recurrent|gate bias|gate bias|weight')]
+
+@pytest.mark.parametrize('module, roles', ROLES, ids=lambda x: type(x).__name__)
+def test_roles(module, roles):
+    records = parameters_of(nn.ModuleDict(dict(a=module)))
+    expected = [r for part in roles.split('|')
+                for r in ([part] if part.startswith('gate') else part.split())]
+    assert [r.role for r in records] == expected
+    assert [r.name for r in records] == [n for n,
+                                         _ in nn.ModuleDict(dict(a=module)).named_parameters()]
+    for r in records:
+        assert r.layer in ('a', 'a.out_proj')
+        assert (r.fans is None) == (r.role not in ('weight', 'input', 'recurrent', 'embedding'))
+
+def test_why_a_parameter_is_not_to_be_set():
+    model = nn.Sequential(nn.Linear(3, 3).requires_grad_(False), nn.Linear(3, 3, device='meta'),
+                          nn.LazyLinear(3),
+                          nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
+                          old(nn.utils.weight_norm, nn.Linear(3, 3)))
+    why = {r.name: r.why for r in parameters_of(model)}
+    assert why['0.weight'] == 'frozen' and 'meta' in why['1.bias'] and 'no shape' in why['2.weight']
+    assert 'parametrised' in why['3.parametrizations.weight.original0']
+    assert why['3.bias'] is None
+    assert 'parametrised' in why['4.weight_g']

@@ -435,3 +435,101 @@ def test_the_second_argument_of_gain():
     assert gain('swish') == gain('silu')
     assert gain('sin') == pytest.approx(math.sqrt(2/(1 - math.exp(-2))))
     with pytest.raises(InputError, match="only 'leaky_relu'"): gain('elu', .2)
+
+# ---- variance_scaling_: JAX's axes, and layers -------------------------------------------------
+
+AXES = [   # shape, axes, and the two fans, by hand
+    ((256, 512), dict(in_axis=-2), (256, 512)),
+    ((256, 512), dict(in_axis=1, out_axis=0), (512, 256)),
+    ((8, 256, 512), dict(batch_axis=0), (256, 512)),
+    ((8, 256, 512), dict(in_axis=1), (8*256, 8*512)),
+    ((3, 3, 16, 32), dict(out_axis=-1), (144, 288)),
+    ((3, 16, 32, 5), dict(in_axis=1, out_axis=2, batch_axis=(0, 3)), (16, 32)),
+    ((4, 8, 16, 64), dict(in_axis=(0, 1), out_axis=(2, 3)), (32, 1024)),
+    ((64,), dict(in_axis=0, out_axis=()), (64, 1)),
+    ((4, 6, 10), dict(in_axis=-1, out_axis=-2, batch_axis=[-3]), (10, 6))]
+
+@pytest.mark.parametrize('shape, axes, fans_', AXES)
+@pytest.mark.parametrize('mode', ['fan_in', 'fan_out', 'fan_avg', 'fan_geo_avg'])
+@pytest.mark.parametrize('distribution', KURTOSIS)
+def test_axes_count_as_in_jax(shape, axes, fans_, mode, distribution):
+    "The same draws, scaled by the fan that the axes say."
+    a, b = fans_
+    fan = dict(fan_in=a, fan_out=b, fan_avg=(a + b)/2, fan_geo_avg=math.sqrt(a*b))[mode]
+    w, unit = torch.empty(shape), torch.empty(1, math.prod(shape), 1)
+    torch.manual_seed(3); assert variance_scaling_(w, 2., mode, distribution, **axes) is w
+    torch.manual_seed(3); variance_scaling_(unit, 2., 'fan_out', distribution)
+    assert torch.allclose(w.flatten(), unit.flatten()/math.sqrt(fan), rtol=1e-5)
+
+@pytest.mark.parametrize('shape, axes, fans_', AXES)
+@pytest.mark.parametrize('mode', ['fan_in', 'fan_out', 'fan_avg'])
+def test_the_std_is_that_of_jax(shape, axes, fans_, mode):
+    jax = pytest.importorskip('jax')
+    f = jax.nn.initializers.variance_scaling(2., mode, 'uniform',
+                                             **(dict(in_axis=-2, out_axis=-1) | axes))
+    theirs_, w = f(jax.random.key(0), shape), variance_scaling_(torch.empty(shape), 2., mode,
+        'uniform', **axes)
+    bound = math.sqrt(6/dict(zip(('fan_in', 'fan_out', 'fan_avg'), (*fans_, sum(fans_)/2)))[mode])
+    for x in (float(abs(theirs_).max()), w.abs().max().item()):
+        assert .8*bound < x <= bound*(1 + 1e-6)
+
+@pytest.mark.parametrize('layer, name', [
+    (nn.Linear(20, 30), 'weight'), (nn.Conv2d(8, 16, 3, stride=2, groups=4), 'weight'),
+    (nn.ConvTranspose1d(8, 6, 4, stride=2), 'weight'),
+    (nn.Embedding(30, 8), 'weight'), (nn.MultiheadAttention(8, 2), 'in_proj_weight'),
+    (nn.Bilinear(3, 4, 5), 'weight')])
+@pytest.mark.parametrize('mode', ['fan_in', 'fan_out', 'fan_avg'])
+def test_a_layer_is_scaled_by_its_own_fans(layer, name, mode):
+    w, f = getattr(layer, name), fans(layer)
+    bias = None if getattr(layer, 'bias', None) is None else layer.bias.detach().clone()
+    fan = dict(fan_in=f.fan_in, fan_out=f.fan_out, fan_avg=sum(f)/2)[mode]
+    assert variance_scaling_(layer, 3., mode, 'uniform') is w
+    assert .85 < w.abs().max().item()/math.sqrt(9/fan) <= 1 + 1e-6
+    assert bias is None or torch.equal(bias, layer.bias)
+
+def test_lecun_of_a_layer():
+    layer = nn.ConvTranspose2d(16, 16, 4, stride=2)
+    assert lecun_normal_(layer) is layer.weight
+    assert abs(layer.weight.std() - 1/8) < 5*se_std(1/8, 4096)
+    assert lecun_uniform_(layer).abs().max() <= math.sqrt(3)/8
+
+@pytest.mark.parametrize('call, words', [
+    (lambda: variance_scaling_(nn.ReLU()), 'ReLU'),
+    (lambda: variance_scaling_(nn.LSTM(2, 2)), 'LSTM'),
+    (lambda: variance_scaling_(nn.LazyLinear(2)), 'run the model once'),
+    (lambda: variance_scaling_(nn.Linear(2, 2, device='meta')), 'meta'),
+    (lambda: variance_scaling_(nn.Linear(2, 2), batch_axis=0), 'axes and a layer'),
+    (lambda: variance_scaling_(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))),
+     'parametrised'),
+    (lambda: variance_scaling_(torch.ones(2, 2), in_axis=0, out_axis=-2), 'share a dimension'),
+    (lambda: variance_scaling_(torch.ones(2, 2, 2), batch_axis=-1), 'share a dimension'),
+    (lambda: variance_scaling_(torch.ones(2, 2), in_axis=2), 'not one of'),
+    (lambda: variance_scaling_(torch.ones(2, 2), batch_axis='0'), 'not one of')])
+def test_layers_and_axes_that_cannot_be_meant(call, words):
+    with pytest.raises(InputError, match=words): call()
+
+# ---- activations with parameters per channel ---------------------------------------------------
+
+class Slopes(nn.Module):
+    "A slope for each channel, of any shape."
+    def __init__(self, slopes, shape):
+        super().__init__(); self.a = nn.Parameter(torch.tensor(slopes).view(shape))
+    def forward(self, x): return torch.where(x > 0, x, x*self.a)
+
+@pytest.mark.parametrize('slopes', [[.25]*4, [0., 1., -.5, .3]])
+@pytest.mark.parametrize('make', [lambda s: nn.PReLU(len(s)), lambda s: Slopes(s, (-1,)),
+                                  lambda s: Slopes(s, (1, -1, 1, 1)),
+                                  lambda s: nn.Sequential(nn.PReLU(len(s)), nn.Identity())])
+def test_channels_are_averaged(make, slopes):
+    f = make(slopes)
+    with torch.no_grad():
+        next(f.parameters()).copy_(torch.tensor(slopes).view_as(next(f.parameters())))
+    mean = sum(1 - a for a in slopes)/len(slopes)*phi(0)
+    ms = sum((1 + a*a)/2 for a in slopes)/len(slopes)
+    assert moments(f) == pytest.approx((mean, math.sqrt(ms - mean**2), math.sqrt(ms)), rel=1e-6)
+    assert gain(f) == pytest.approx(ms**-.5, rel=1e-9) == gain(f, backward=True)
+
+def test_old_places():
+    import initnotes.init
+    assert ours.init_ is initnotes.init.init_ and ours.InitReport is initnotes.init.InitReport
+    with pytest.raises(AttributeError, match='no attribute'): ours.never_there
