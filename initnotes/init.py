@@ -178,6 +178,7 @@ def _look(module, before, seen):
     if isinstance(module, nn.Sequential):
         for child in module: before = _look(child, before, seen)
         return before
+    if hasattr(module, '_orig_mod'): return _look(module._orig_mod, before, seen)       # compiled
     if isinstance(module, NORMS + EMBEDDINGS): return ()
     parts = _transformer(module)
     if fans_of(module) or parts:
@@ -285,7 +286,7 @@ def _group(name, tied):
 
 def _one_of_tied(group, hits, rules, base, seen):
     """What becomes of parameters that share memory. Embeddings lead the others; the first rule that
-    reaches one of those that lead decides, or else the largest. All of the memory is drawn."""
+    reaches one of those that lead decides, or else the largest, into which the numbers go."""
     for r in group:
         key, how = rules[min(hits[r.name])] if hits[r.name] else (None, base)
         if how is None: return Draw(group[0], 'a rule leaves it alone', how=How(rule=_key(key)))
