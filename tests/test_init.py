@@ -832,7 +832,7 @@ def test_what_cannot_be_seen_is_said():
 
 @pytest.mark.parametrize('activation', ['relu', 'gelu', F.silu])
 def test_transformers_are_seen(activation):
-    found = notes(nn.Transformer(16, 2, 1, 1, 32, activation=activation))
+    found = notes(nn.Transformer(16, 2, 1, 1, 32, activation=activation, batch_first=True))
     for k, (g, note) in found.items():
         assert g == pytest.approx(gain(activation) if 'linear2' in k else 1), (k, note)
 
