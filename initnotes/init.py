@@ -30,7 +30,7 @@ _SCHEMES |= dict(trunc_normal=('kaiming', 'truncated_normal'), orthogonal=('orth
 # %% ../nbs/05a_init.ipynb #1a5b0898
 @dataclass(frozen=True)
 class _How:
-    "_How parameters are drawn: what `init_` was asked for, or what a rule puts in its place."
+    "How parameters are drawn: what `init_` was asked for, or what a rule puts in its place."
     scheme: str = 'kaiming_normal'         # one of _SCHEMES
     nonlinearity: str | Callable = 'relu'  # a name, a function, or 'auto'
     mode: str = 'fan_in'                   # one of _MODES
@@ -95,7 +95,7 @@ def _around(model):
     return found
 
 def _reaches(key, r, around):
-    "_How `key` reaches the parameter `r`: by a 'module', by its own 'name', or not at all (None)."
+    "How `key` reaches the parameter `r`: by a 'module', by its own 'name', or not at all (None)."
     if isinstance(key, (tuple, list)):
         ways = {_reaches(k, r, around) for k in key}
         return 'module' if 'module' in ways else 'name' if 'name' in ways else None
@@ -126,7 +126,7 @@ def _is_key(key):
 
 # %% ../nbs/05a_init.ipynb #1a5b0f0a
 def _rules(rules, base):
-    "The rules as (key, How), and None in place of a _How where parameters are to be left alone."
+    "The rules as (key, _How), and None in place of a _How where parameters are to be left alone."
     if not isinstance(rules, Mapping):
         raise InputError(f"rules is {type(rules).__name__}, "
                          "expected a dictionary, such as {'head': .02}.")
@@ -175,7 +175,7 @@ def _elementwise(module):
 def _look(module, before, seen):
     """Note in `seen` what comes before each layer, and return what comes out of `module`: a tuple
     of activations, () where there is none, None where it cannot be seen."""
-    if isinstance(module, nn.Sequential):
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         for child in module: before = _look(child, before, seen)
         return before
     if hasattr(module, '_orig_mod'): return _look(module._orig_mod, before, seen)       # compiled
@@ -211,7 +211,7 @@ class _Draw:
     fan: float | None = None         # that the std was made from
     gate: slice | None = None        # rows that become 1
     note: str | None = None          # where its gain comes from
-    how: _How | None = None           # what was asked
+    how: _How | None = None          # what was asked
 
 def _by_std(r, how, std, mean=0., distribution='normal'):
     if std == 0: distribution = None

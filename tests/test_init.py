@@ -823,13 +823,18 @@ class Branch(nn.Module):
         self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
     def forward(self, x): return self.b(self.a(x).tanh())
 
+class Backwards(nn.Sequential):
+    def forward(self, x): return self[0](self[1](self[2](x)))
+
 def test_what_cannot_be_seen_is_said():
     found = notes(nn.Sequential(nn.Linear(8, 8), Branch(), nn.Linear(8, 8)))
     assert [('not seen' in note) for _, note in found.values()] == [False, True, True, True]
     assert [g for g, _ in found.values()] == pytest.approx([1] + [2**.5]*3)
+    assert 'not seen' in notes(Backwards(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)))['2.weight'][1]
     shared = nn.Linear(8, 8)
     assert 'not seen' in notes(nn.Sequential(shared, nn.Tanh(), shared))['0.weight'][1]
 
+@pytest.mark.filterwarnings('ignore:enable_nested_tensor')
 @pytest.mark.parametrize('activation', ['relu', 'gelu', F.silu])
 def test_transformers_are_seen(activation):
     found = notes(nn.Transformer(16, 2, 1, 1, 32, activation=activation, batch_first=True))
