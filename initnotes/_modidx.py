@@ -184,6 +184,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'initnotes.init._reaches': ('init.html#_reaches', 'initnotes/init.py'),
                                 'initnotes.init._refuse_empty': ('init.html#_refuse_empty', 'initnotes/init.py'),
                                 'initnotes.init._refuse_idle': ('init.html#_refuse_idle', 'initnotes/init.py'),
+                                'initnotes.init._refuse_shell': ('init.html#_refuse_shell', 'initnotes/init.py'),
                                 'initnotes.init._row': ('init.html#_row', 'initnotes/init.py'),
                                 'initnotes.init._rules': ('init.html#_rules', 'initnotes/init.py'),
                                 'initnotes.init._takes_std': ('init.html#_takes_std', 'initnotes/init.py'),

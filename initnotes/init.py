@@ -143,6 +143,7 @@ def _rules(rules, base):
         except InputError as e: raise InputError(f"rules[{_key(key)!r}]: {e}") from None
     return found
 
+# %% ../nbs/05a_init.ipynb #1a5b1130
 def _excluded(exclude, records, around):
     "Names of the parameters that `exclude` reaches."
     if exclude is None: return set()
@@ -156,10 +157,20 @@ def _excluded(exclude, records, around):
         if not (found or known):
             raise InputError(f"exclude names {key!r}, which is not in the model, "
                              f"expected some of {', '.join(sorted(names))}.")
+        if not (found or isinstance(key, (str, type, nn.Module, tuple, list))):
+            _refuse_shell(key, around)
         reached |= found
     return reached
 
-# %% ../nbs/05a_init.ipynb #1a5b1243
+def _refuse_shell(key, around):
+    "A predicate that is true of containers alone leaves nothing out: it says so."
+    model, *inner = around
+    shells = [m for m in inner if key(m) and any(True for _ in m.parameters())]
+    if key(model) or not shells: return
+    raise InputError(f"exclude is true of a {type(shells[0]).__name__}, but of no module that has "
+                     "parameters of its own: give its type or its name, for all that is inside.")
+
+# %% ../nbs/05a_init.ipynb #1a5b1469
 # PyTorch's modules that hand on what they get, as far as a gain is concerned
 _SHAPING = {f'torch.nn.modules.{part}' for part in (
     'pooling', 'padding', 'dropout', 'flatten', 'upsampling', 'pixelshuffle', 'channelshuffle')}
@@ -198,7 +209,7 @@ def _transformer(module):
     linear = [module.linear1, *(m for a in attention for m in (a, a.out_proj))]
     return dict.fromkeys(linear, ()) | {module.linear2: (module.activation,)}
 
-# %% ../nbs/05a_init.ipynb #1a5b157c
+# %% ../nbs/05a_init.ipynb #1a5b17a2
 @dataclass(frozen=True)
 class _Draw:
     "What becomes of one parameter."
@@ -230,7 +241,7 @@ def _gain(r, how, seen):
     names = ', '.join(getattr(a, '__name__', type(a).__name__) for a in before)
     return gain(before[0] if len(before) == 1 else nn.Sequential(*before)), f'after {names}'
 
-# %% ../nbs/05a_init.ipynb #1a5b168f
+# %% ../nbs/05a_init.ipynb #1a5b18b5
 def _by_scheme(r, how, seen):
     (rule, distribution), (g, note) = _SCHEMES[how.scheme], _gain(r, how, seen)
     if rule == 'orthogonal': return _orthogonal(r, how, g, note)
@@ -243,7 +254,7 @@ def _orthogonal(r, how, g=1., note=None):
     std = abs(g)/math.sqrt(max(r.value.shape[0]//r.blocks, math.prod(r.value.shape[1:])))
     return _Draw(r, None, 'orthogonal', 'orthogonal', std, note=note, how=how)
 
-# %% ../nbs/05a_init.ipynb #1a5b18b5
+# %% ../nbs/05a_init.ipynb #1a5b1adb
 _ALONE = dict(scale='norm', shift='norm', embedding='embedding',
               token="attention's extra key and value")
 
@@ -277,7 +288,7 @@ def _bias(r, how, way):
     gate = slice(n, 2*n)                           # input, forget, cell, output
     return _Draw(r, None, '0, forget gate 1', gate=gate, how=how)
 
-# %% ../nbs/05a_init.ipynb #1a5b1adb
+# %% ../nbs/05a_init.ipynb #1a5b1d01
 def _group(name, tied):
     "The names that share memory with `name`, itself first; ties of ties too."
     group = [name]
@@ -310,7 +321,7 @@ def _refuse_empty(records):
         raise InputError(f"{records[0].name} and all other parameters are on the meta device and "
                          "have no numbers: use to_empty() first.")
 
-# %% ../nbs/05a_init.ipynb #1a5b1bee
+# %% ../nbs/05a_init.ipynb #1a5b1e14
 def _plan(model, base, rules, exclude):
     "What becomes of every parameter; of those that share memory one is drawn, or none."
     records, around, seen = {r.name: r for r in parameters_of(model)}, _around(model), {}
@@ -333,7 +344,7 @@ def _plan(model, base, rules, exclude):
     _refuse_idle(rules, hits, plan)
     return [plan[name] for name in records]
 
-# %% ../nbs/05a_init.ipynb #1a5b1d01
+# %% ../nbs/05a_init.ipynb #1a5b1f27
 def _refuse_idle(rules, hits, plan):
     "A rule that does nothing is a mistake: it says so."
     for i, (key, how) in enumerate(rules):
@@ -356,7 +367,7 @@ def _idle(d, how):
 
 _CANNOT = *_ALONE, 'unknown'    # roles that need to be told
 
-# %% ../nbs/05a_init.ipynb #1a5b1f27
+# %% ../nbs/05a_init.ipynb #1a5b214d
 def _own_generator(generator, name):
     "A generator whose numbers depend on the seed of `generator` and on `name` only."
     seed = torch.initial_seed() if generator is None else generator.initial_seed()
@@ -389,7 +400,7 @@ def _drawn(d, g):
         new[d.parameter.module.padding_idx] = 0.
     return new
 
-# %% ../nbs/05a_init.ipynb #1a5b203a
+# %% ../nbs/05a_init.ipynb #1a5b2260
 class InitReport(Report):
     """What `init_` did: a dict per parameter with its layer's name and kind, parameter, scheme,
     fan, std_asked, std_drawn, rule, note (where its gain is from) and why (it was left alone)."""
@@ -410,7 +421,7 @@ def _row(d, new):
                 std_drawn=new.float().std(correction=0).item() if asked else None,
                 rule=d.how.rule if d.how else None, note=d.note, why=d.why)
 
-# %% ../nbs/05a_init.ipynb #1a5b2260
+# %% ../nbs/05a_init.ipynb #1a5b2486
 def init_(
     model: nn.Module,                 # changed in place
     scheme: str = 'kaiming_normal',   # see below
