@@ -4,21 +4,27 @@ __version__ = "0.1.0"
 from .report import InputError, Report, set_seed
 from .core import Stats, stats
 from .data import DataError, Mnist, mnist, normalize, normalize_to, read_idx
-from .layers import Kind, find_modules, kinds
+from .layers import Kind, find_modules, kinds, parameters_of
 from .why_sqrt5 import four_conv_net, leaky_gain, torch_default_std
-from .kaiming import (Fans, InitReport, calculate_gain, fans, gain, init_, kaiming_normal_, kaiming_uniform_, lecun_normal_, lecun_uniform_,
-                      moments, orthogonal_, trunc_normal_, variance_scaling_, xavier_normal_, xavier_uniform_)
-from .training import (AvgStats, BatchTransform, Callback, CancelBatch, CancelEpoch, CancelFit, DeviceCallback, DivergedError, Learner, LRFinder,
-                       Progress, Recorder, TensorLoader, accuracy)
+from .kaiming import (
+    Fans, calculate_gain, fans, gain, kaiming_normal_, kaiming_uniform_, lecun_normal_,
+    lecun_uniform_, moments, orthogonal_, trunc_normal_, variance_scaling_, xavier_normal_,
+    xavier_uniform_)
+from .init import InitReport, init_
+from .training import (
+    AvgStats, BatchTransform, Callback, CancelBatch, CancelEpoch, CancelFit, DeviceCallback,
+    DivergedError, Learner, LRFinder, Progress, Recorder, TensorLoader, accuracy)
 from .hooks import Hook, Hooks
-from .watch import ActivationStats
+from .watch import ActivationStats, Record
 from .lsuv import ConvLayer, GeneralReLU, LsuvError, LsuvReport, lsuv_, lsuv_kinds
 
-__all__ = ['InputError', 'Report', 'set_seed', 'Stats', 'stats', 'DataError', 'Mnist', 'mnist', 'normalize', 'normalize_to', 'read_idx',
-           'four_conv_net', 'leaky_gain', 'torch_default_std', 'Fans', 'InitReport', 'calculate_gain', 'fans', 'gain', 'init_',
-           'kaiming_normal_', 'kaiming_uniform_', 'lecun_normal_', 'lecun_uniform_', 'moments', 'orthogonal_', 'trunc_normal_',
-           'variance_scaling_', 'xavier_normal_', 'xavier_uniform_',
-           'AvgStats', 'BatchTransform', 'Callback', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'DeviceCallback', 'DivergedError', 'Learner',
-           'LRFinder', 'Progress', 'Recorder', 'TensorLoader', 'accuracy',
-           'ActivationStats', 'Hook', 'Hooks', 'Kind', 'find_modules', 'kinds',
-           'ConvLayer', 'GeneralReLU', 'LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds']
+__all__ = [
+    'InputError', 'Report', 'set_seed', 'Stats', 'stats', 'DataError', 'Mnist', 'mnist',
+    'normalize', 'normalize_to', 'read_idx', 'Kind', 'find_modules', 'kinds', 'parameters_of',
+    'four_conv_net', 'leaky_gain', 'torch_default_std', 'Fans', 'calculate_gain', 'fans', 'gain',
+    'kaiming_normal_', 'kaiming_uniform_', 'lecun_normal_', 'lecun_uniform_', 'moments',
+    'orthogonal_', 'trunc_normal_', 'variance_scaling_', 'xavier_normal_', 'xavier_uniform_',
+    'InitReport', 'init_', 'AvgStats', 'BatchTransform', 'Callback', 'CancelBatch', 'CancelEpoch',
+    'CancelFit', 'DeviceCallback', 'DivergedError', 'Learner', 'LRFinder', 'Progress', 'Recorder',
+    'TensorLoader', 'accuracy', 'Hook', 'Hooks', 'ActivationStats', 'Record', 'ConvLayer',
+    'GeneralReLU', 'LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds']

@@ -6,6 +6,8 @@ from .foundations import *
 from .why_sqrt5 import *
 from .layers import *
 from .kaiming import *
+from .init import *
 from .training import *
 from .hooks import *
+from .watch import *
 from .lsuv import *

@@ -201,7 +201,7 @@ def test_memory_does_not_grow_with_the_run():
     with ActivationStats(m, rows=8) as s:
         sizes = []
         for i in range(100): m(images(2)).sum().backward(); s.step(); sizes.append(held(s))
-    assert len(set(sizes)) == 1 and not s._pending and not s._sheet.what
+    assert len(set(sizes)) == 1 and len(s._pending) <= 64 and len(s._took) <= 65
     with ActivationStats(m, where=nn.Flatten) as s:                # nobody calls step
         for i in range(6000): m[2](torch.ones(2, 2, requires_grad=True)).sum().backward()
         assert len(s._pending) <= 10_000
