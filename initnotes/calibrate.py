@@ -26,10 +26,10 @@ from .solve import solve
 
 # %% ../nbs/09b_calibrate.ipynb #a185b62f
 class LsuvError(RuntimeError):
-    "A layer that cannot be brought to its target: names it, what was found, and what to do. The model is as it was."
+    "A layer that cannot be brought to its target: which, what was found, what to do. Nothing changed."
 
 # %% ../nbs/09b_calibrate.ipynb #d31b5db2
-lsuv_kinds = kinds  # for a class, or its full name: the parameters that scale its output and that are added to it
+lsuv_kinds = kinds  # of a class, or its full name: what scales its output, and what is added to it
 
 # %% ../nbs/09b_calibrate.ipynb #09b00007
 @dataclass(eq=False)
@@ -40,7 +40,7 @@ class _Target:
     why: str | None = None   # the reason
     row: dict | None = None  # in the report, from the first call on that could be measured
     calls: int = 0           # by the model itself, not by the measuring
-    few: list = field(default_factory=list)  # numbers in its output, of each call that gave fewer than two
+    few: list = field(default_factory=list)  # numbers in the outputs that had fewer than two
 
 @dataclass(eq=False)
 class _Layer(_Target):
@@ -53,8 +53,8 @@ class _Layer(_Target):
 
     @property
     def now(self) -> list:
-        "Weight and bias as this forward uses them: computed from others, gathered, or `w` and `b` themselves."
-        return [k and getattr(self.module.get_submodule(k.rpartition('.')[0]), k.rpartition('.')[2]) for k in self.kind]
+        "Weight and bias as this forward uses them: computed, gathered, or `w` and `b` themselves."
+        return [k and functools.reduce(getattr, k.split('.'), self.module) for k in self.kind]
     @property
     def direct(self) -> bool:
         "The weight itself is a parameter, which may be drawn anew."
@@ -82,7 +82,8 @@ def _why(layer, others):
         if not p.requires_grad: return f'its {what} is frozen'
     w = layer.w
     if w is None: return 'it has no weight'
-    if not hasattr(w, 'device_mesh') and not (w[:1].any() or w.any()): return 'its weight is all zero'
+    if hasattr(w, 'device_mesh') or w[:1].any() or w.any(): return None
+    return 'its weight is all zero'
 
 def _layers(modules):
     "A record for each module of a registered kind."
@@ -112,26 +113,30 @@ def _layers(modules):
 
 # %% ../nbs/09b_calibrate.ipynb #09b0000a
 #| code-fold: true
+def _matrices(module): return [k for k, p in module._parameters.items() if p is not None and p.dim() > 1]
+
 def _unknown(module):
     "Why a module with a matrix of its own, in no registered layer, is not set; or None."
-    large = [k for k, p in module._parameters.items() if p is not None and p.dim() > 1]
     if isinstance(module, NORMS): return None
-    if isinstance(module, RECURRENT): return 'recurrent: its gates bound the output, which no scale reaches'
+    if isinstance(module, RECURRENT):
+        return 'recurrent: its gates bound the output, which no scale reaches'
     if isinstance(module, EMBEDDINGS): return 'embedding: looked up, not multiplied'
-    if large: return f"{', '.join(large)} of a {type(module).__name__}, which lsuv_kinds does not know"
+    if held := ', '.join(_matrices(module)):
+        return f'{held} of a {type(module).__name__}, which lsuv_kinds does not know'
     if any(callable(getattr(module, k, None)) for k in ('weight', 'get_weight')):
         return 'quantised: its weight is packed, no parameter'
-    held = [k for k, b in module._buffers.items() if b is not None and b.dim() > 1 and 'weight' in k]
-    if held: return f"its {', '.join(held)} is a buffer, no parameter"
+    for k, b in module._buffers.items():
+        if b is not None and b.dim() > 1 and 'weight' in k: return f'its {k} is a buffer, no parameter'
 
 def _others(modules, layers):
     "Module and reason, for each that is no layer and has a matrix."
     inside = {m for l in layers.values() for m in l.module.modules()} - layers.keys()
     for _, module in modules:
-        if isinstance(module, nn.MultiheadAttention) and module in layers:
-            held = [k for k, p in module._parameters.items() if p is not None and p.dim() > 1]
-            if held: yield module, ', '.join(held) + ': used inside the attention, whose products no hook can see'
-        elif module not in inside and module not in layers and (why := _unknown(module)): yield module, why
+        if module not in layers: why = None if module in inside else _unknown(module)
+        else:
+            held = isinstance(module, nn.MultiheadAttention) and ', '.join(_matrices(module))
+            why = held and f'{held}: used inside the attention, whose products no hook can see'
+        if why: yield module, why
 
 # %% ../nbs/09b_calibrate.ipynb #7b2baa31
 #| code-fold: true
@@ -140,16 +145,18 @@ class LsuvReport(Report):
 
     name, kind: the module, and its class; layer: the module whose weight is scaled
     mean_before, std_before: of its output as the flow arrived there, all before it being calibrated
-    mean, std: of its output then; se: the std's standard error over batches like this one, the
-    entries of the output's first dimension taken as independent; between_batches: √2·se, where they
-    are the batch's samples
+    mean, std: of its output then; se: the std's standard error, rows of the output taken as independent
+    between_batches: √2·se, where these rows are the samples of the batch
     scale, shift: new weight = scale·weight, new bias = scale·bias + shift
     evaluations: of a block; calls; why: it was left alone; note"""
-    def __init__(self, rows: Iterable[dict] = (), std: float = 1., mean: float | None = None, tol: float = 1e-3,
-                 behind: tuple[list[str], int] = ([], 0)):
+    def __init__(self,
+        rows: Iterable[dict] = (),
+        std: float = 1., mean: float | None = None, tol: float = 1e-3,  # what was asked
+        moded: Sequence[str] = (),  # modules that work otherwise in evaluation mode
+        behind: int = 0             # how many of those that were set come after the first of them
+    ):
         super().__init__(rows)
-        self.std, self.mean, self.tol = std, mean, tol
-        self.behind = behind  # modules that work otherwise in evaluation mode, and how many layers set here come after them
+        self.std, self.mean, self.tol, self.moded, self.behind = std, mean, tol, moded, behind
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         "Names of the columns, and the rows as texts."
@@ -161,13 +168,13 @@ class LsuvReport(Report):
     def summary(self) -> list[str]:
         "How many were set, what the batch cannot say, and where evaluation mode will differ."
         done = [r for r in self if not r['why']]
-        return [f"{len(done)} set, {len(self) - len(done)} left alone", *_about_batches(done, self.tol*self.std),
-                *_about_modes(*self.behind)]
+        return [f'{len(done)} set, {len(self) - len(done)} left alone',
+                *_about_batches(done, self.tol*self.std), *_about_modes(self.moded, self.behind)]
 
     def plot(self,
         axes: Sequence | None = None  # two matplotlib axes; None: new ones
     ) -> Sequence:                    # the axes
-        "Std, on a log scale, and mean of each layer's output, before and after, in the order of execution."
+        "Std, on a log scale, and mean of each output, before and after, in the order of execution."
         import matplotlib.pyplot as plt
         if axes is None: axes = plt.subplots(2, 1, figsize=(6.4, 5), sharex=True, layout='constrained')[1]
         for ax, what, target in zip(axes, ('std', 'mean'), (self.std, self.mean)):
@@ -184,18 +191,19 @@ def _about_batches(done, most):
     "What another batch would give, where that is more than was asked."
     off = sorted(r['between_batches'] for r in done if r['between_batches'] is not None)
     if off and off[-1] > most:
-        yield (f"On another batch of this size the std would be off by about {off[len(off)//2]:.2g} (√2 standard errors, "
-               f"median; at most {off[-1]:.2g}), more than the {most:g} that tol asks: a larger batch says more.")
+        yield (f'On another batch of this size the std would be off by about {off[len(off)//2]:.2g} '
+               f'(√2 standard errors, median; at most {off[-1]:.2g}), more than the {most:g} that '
+               'tol asks: a larger batch says more.')
     elif done and all(r['se'] is None for r in done):
         yield 'The batch is one sample: it cannot say how much another one differs.'
 
-def _about_modes(names, behind):
-    "Which layers will have another std in evaluation mode."
+def _about_modes(moded, behind):
+    "Which of them will have another std in evaluation mode."
     if not behind: return
-    more = f' and {len(names) - 1} more' if len(names) > 1 else ''
-    yield (f"Measured in training mode, where '{names[0]}'{more} used this batch's statistics: in evaluation mode the "
-           f"{behind} set behind will differ. Calibrate model.eval(), or let the running statistics catch up: "
-           "some batches through the model in training mode.")
+    more = f' and {len(moded) - 1} more' if len(moded) > 1 else ''
+    yield (f"Measured in training mode: in evaluation mode '{moded[0]}'{more} will use other statistics, "
+           f'and the std of the {behind} set behind will differ. Calibrate model.eval(), or let the '
+           'running statistics catch up: some batches through the model in training mode.')
 
 # %% ../nbs/09b_calibrate.ipynb #09b0000d
 @dataclass(eq=False)
@@ -212,27 +220,30 @@ class _Run:
     rows: list = field(default_factory=list)
     open: list = field(default_factory=list)     # blocks in their first look, the outermost first
     solving: bool = False      # a block is being run again and again: hooks look away
-    called: list = field(default_factory=list)   # weight layers, in the order of their calls in the open block
+    called: list = field(default_factory=list)   # weight layers called in the open block, in order
     out: tuple = ()            # what the last of them gave, and the tensor in it
     hint: object = None        # of the last search
-    moded: dict = field(default_factory=dict)    # modules that may work otherwise in evaluation mode → rows before them
+    moded: dict = field(default_factory=dict)    # modules that keep statistics → rows before them
     put_off: object = None     # writes for later
 
     def total(self, count: int) -> float:
         "A count over all processes."
         return sum(c for c, in gathered([count], self.group)) if self.group else count
 
-    def row(self, target, y=None, before=None, after=None, scale=None, shift=None, evaluations=None, note=None):
-        "The report's next row: `before` and `after` are the moments of the output `y`."
+    def sampled(self, y: torch.Tensor) -> bool:
+        "Are the rows of `y` the samples of the batch?"
+        if not y.dim() or not self.batch or self.seq_first and y.dim() == 3: return False
+        return self.batch[0].dim() > 0 and len(y) == len(self.batch[0])
+
+    def row(self, target, y=None, before=None, after=None, **more) -> dict:
+        "The report's next row: `before` and `after` are moments of the output `y`."
         se = after and after.se
-        sampled = y is not None and y.dim() and self.batch and self.batch[0].dim() and len(y) == len(self.batch[0]) \
-            and not (self.seq_first and y.dim() == 3)
-        self.rows.append(dict(
-            name=self.names[target.module], layer=target.name, kind=type(target.module).__name__,
-            mean_before=before and before.mean, std_before=before and before.std,
-            mean=after and after.mean, std=after and after.std, se=se, scale=scale, shift=shift,
-            evaluations=evaluations, calls=1, why=target.why, note=note,
-            between_batches=math.sqrt(2)*se if se is not None and sampled else None))
+        between = math.sqrt(2)*se if se is not None and self.sampled(y) else None
+        row = dict(name=self.names[target.module], layer=target.name, kind=type(target.module).__name__,
+                   mean_before=before and before.mean, std_before=before and before.std,
+                   mean=after and after.mean, std=after and after.std, se=se, scale=None, shift=None,
+                   evaluations=None, calls=1, why=target.why, note=None, between_batches=between)
+        self.rows.append(row | more)
         return self.rows[-1]
 
 # %% ../nbs/09b_calibrate.ipynb #ce227bc5
@@ -251,18 +262,18 @@ def _look(run, name, y, given):
     "Moments of the output `y`, which must be usable."
     found = Moments.of(y).over(run.group, y.device)
     if found.n < 2:
-        raise LsuvError(f"'{name}': its output, of shape {tuple(y.shape)}, has {found.n} numbers; a std needs two. "
-                        "Pass a larger batch.")
+        raise LsuvError(f"'{name}': its output, of shape {tuple(y.shape)}, has {found.n} numbers; "
+                        "a std needs two. Pass a larger batch.")
     if math.isfinite(found.std): return found
     bad, x = (~y.isfinite()).sum().item(), _first(given)
-    where = '' if x is None else ', and its input as well' if not x.isfinite().all() else '; its input has none'
-    raise LsuvError(f"'{name}': {bad:,} of the {y.numel():,} numbers of its output are nan or inf{where}. "
-                    f"Look at the batch, the weights, or the dtype ({y.dtype}).")
+    where = '' if x is None else '; its input has none' if x.isfinite().all() else ', and its input as well'
+    raise LsuvError(f"'{name}': {bad:,} of the {y.numel():,} numbers of its output are nan or "
+                    f"inf{where}. Look at the batch, the weights, or the dtype ({y.dtype}).")
 
 def _flat(found, y): return found.std <= torch.finfo(y.dtype).eps*abs(found.mean)
 
 def _silent(run, found, y, given):
-    "Is the output the same everywhere because the input is all zero, which the batch is not? Then that is the model's doing."
+    "Is it the same everywhere because the input, which is not the batch, is zero?"
     x = _first(given)
     if not _flat(found, y) or x is None or any(x is t for t in run.batch): return False
     return not run.total(x.count_nonzero().item())
@@ -272,15 +283,16 @@ def _refuse_flat(run, name, found, y, given):
     if not _flat(found, y): return
     x = _first(given)
     zero = ' Its input is all zero.' if x is not None and not x.any() else ''
-    raise LsuvError(f"'{name}': its output is {found.mean:.4g} everywhere (std {found.std:.2g}), so no scale can give it "
-                    f"a std of {run.std:g}.{zero} Look at what comes before it, or at the batch.")
+    raise LsuvError(f"'{name}': its output is {found.mean:.4g} everywhere (std {found.std:.2g}), so no "
+                    f"scale can give it a std of {run.std:g}.{zero} Look at what comes before, or at the batch.")
 
 # %% ../nbs/09b_calibrate.ipynb #09b00010
 #| code-fold: true
+_HALF = torch.float16, torch.bfloat16
 _LARGE = 2**20   # elements of a weight of which no copy is made
 
 def _renew(module):
-    "What was computed from a weight is out of date: what the old weight_norm keeps in its place, and autocast's copy."
+    "What was computed from a weight is out of date: by the old weight_norm, and by autocast."
     for h in module._forward_pre_hooks.values():
         if isinstance(h, WeightNorm): h(module, None)
     torch.clear_autocast_cache()
@@ -288,17 +300,16 @@ def _renew(module):
 def _rescale(run, layer, scale, shift):
     "Weight and bias times `scale`, and `shift` added to the bias: of what they held at first."
     trace = run.trace
-    if layer.base is None:      # where the forward, or an orthogonal start, wrote before us: of what that left
-        layer.base = [p if p is None else p.detach().clone() if id(p) in trace.written else trace.remember(p)
-                      for p in (layer.w, layer.b)]
+    if layer.base is None:      # an orthogonal start, or the forward, may have written before us
+        layer.base = [p if p is None else p.detach().clone() if id(p) in trace.written
+                      else trace.remember(p) for p in (layer.w, layer.b)]
     for p, base, add, now in zip((layer.w, layer.b), layer.base, (0., shift), layer.now):
         if p is None: continue
-        half = p.dtype in (torch.float16, torch.bfloat16)
-        new = (base.float() if half else base)*scale
+        new = (base.float() if p.dtype in _HALF else base)*scale
         if add: new += add
-        if half and not new.abs().max() <= torch.finfo(p.dtype).max:
-            raise LsuvError(f"'{layer.name}': scaled by {scale:.4g}, its parameters pass the largest number of {p.dtype}. "
-                            "Calibrate the model in float32.")
+        if p.dtype in _HALF and not new.abs().max() <= torch.finfo(p.dtype).max:
+            raise LsuvError(f"'{layer.name}': scaled by {scale:.4g}, its parameters pass the largest "
+                            f"number of {p.dtype}. Calibrate the model in float32.")
         trace.write(p, new)
         if now is not p and hasattr(p, 'device_mesh'):   # gathered for this forward
             trace.write(now, trace.remember(now)*scale + add)
@@ -310,26 +321,23 @@ class _PutOff(TorchFunctionMode):
     "Large weights that are written when all is over, or just before they are used again."
     def __init__(self, run: _Run):
         super().__init__()
-        self.run, self.waiting = run, {}   # where memory begins → layer, scale and shift
+        self.run, self.waiting = run, []   # layer, scale and shift
 
     def takes(self, layer: _Layer, y: torch.Tensor) -> bool:
-        "May this layer wait? Not where a backward pass of the forward's own may need its weight."
-        w = layer.w
-        return (w.numel() >= _LARGE and layer.direct and layer.base is None and not hasattr(w, 'device_mesh') and
-                not (w.is_inference() or y.requires_grad or self.run.open) and id(w) not in self.run.trace.written)
-
-    def add(self, *entry: object):
-        "A layer, its scale and its shift."
-        for p in (entry[0].w, entry[0].b):
-            if p is not None: self.waiting[memory(p)] = entry
+        "May it wait? Not where the forward has written it, or a backward pass within needs it."
+        def plain(p):
+            return p is None or not (p.dtype in _HALF or p.is_inference() or hasattr(p, 'device_mesh') or
+                                     id(p) in self.run.trace.written)
+        busy = y.requires_grad or self.run.open or layer.base is not None
+        return layer.w.numel() >= _LARGE and layer.direct and not busy and plain(layer.w) and plain(layer.b)
 
     @unwatched
     def now(self, things: object):
         "Write what these are about to use."
-        for t in tree_flatten(things)[0]:
-            entry = self.waiting.get(memory(t)) if isinstance(t, torch.Tensor) else None
-            if entry is None: continue
-            self.waiting = {k: e for k, e in self.waiting.items() if e is not entry}
+        used = {memory(t) for t in tree_flatten(things)[0] if isinstance(t, torch.Tensor)}
+        for entry in list(self.waiting):
+            if used.isdisjoint(memory(p) for p in (entry[0].w, entry[0].b) if p is not None): continue
+            self.waiting.remove(entry)
             _rescale(self.run, *entry)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -339,7 +347,7 @@ class _PutOff(TorchFunctionMode):
     def finish(self):
         "Write them all: in place, and whole."
         with torch.no_grad(), _unbroken():
-            for layer, scale, shift in {id(e): e for e in self.waiting.values()}.values():
+            for layer, scale, shift in self.waiting:
                 layer.w.data.mul_(scale)
                 if layer.b is not None: layer.b.data.mul_(scale).add_(shift)
                 _renew(layer.module)
@@ -349,7 +357,7 @@ class _PutOff(TorchFunctionMode):
 @contextmanager
 def _unbroken():
     "Ctrl-C waits until the end."
-    if threading.current_thread() is not threading.main_thread():     # it only ever arrives in that one
+    if threading.current_thread() is not threading.main_thread():     # it only arrives in that one
         yield
         return
     pressed = []
@@ -384,21 +392,24 @@ def _see_layer(run, layer, module, args, kwargs, out):
         _refuse_flat(run, layer.name, found, y, (args, kwargs))
         return _replaced(out, y, _set_layer(run, layer, y, found, (args, kwargs)))
 
+# %% ../nbs/09b_calibrate.ipynb #09b0001e
+#| code-fold: true
 def _set_layer(run, layer, y, found, given):
     "Scale a layer and its output `y`; returns that."
     centred = run.mean is not None and layer.b is not None
     scale = run.std/found.std
     shift = run.mean - scale*found.mean if centred else 0.
-    if run.put_off is not None and run.put_off.takes(layer, y): run.put_off.add(layer, scale, shift)
+    if run.put_off and run.put_off.takes(layer, y): run.put_off.waiting.append((layer, scale, shift))
     else: _rescale(run, layer, scale, shift)
-    y.data.mul_(scale)                 # the layer made it for this call, and autograd need not know: the weight is scaled alike
+    y.data.mul_(scale)          # it was made for this call; unseen by autograd, as the weight's scale is
     if shift: y.data.add_(shift)
-    after = replace(found, mean=scale*found.mean + shift, m2=scale**2*found.m2, shares=scale**4*found.shares)
-    if layer.w.dtype in (torch.float16, torch.bfloat16):
+    after = replace(found, mean=scale*found.mean + shift, m2=scale**2*found.m2,
+                    shares=scale**4*found.shares)
+    if layer.w.dtype in _HALF:
         y, after, scale, shift = _refined(run, layer, scale, centred, found.mean, given)
     layer.used = layer.name
     note = 'no bias: not centred' if run.mean is not None and not centred else None
-    layer.row = run.row(layer, y, found, after, scale, shift, note=note)
+    layer.row = run.row(layer, y, found, after, scale=scale, shift=shift, note=note)
     return y
 
 def _refined(run, layer, scale, centred, mean, given):
@@ -416,11 +427,13 @@ def _refined(run, layer, scale, centred, mean, given):
 def _copies(things):
     "The same structure with every tensor copied, the same one to the same copy."
     memo = {}
-    return tree_map(lambda t: memo.setdefault(id(t), t.clone()) if isinstance(t, torch.Tensor) else t, things)
+    def copied(t): return memo.setdefault(id(t), t.clone()) if isinstance(t, torch.Tensor) else t
+    return tree_map(copied, things)
 
 def _versions(things):
-    "How often the tensors in it were written to, as far as it is known."
-    return [None if t.is_inference() else t._version for t in tree_flatten(things)[0] if isinstance(t, torch.Tensor)]
+    "How often the tensors in it were written to; None where that is not known."
+    tensors = [t for t in tree_flatten(things)[0] if isinstance(t, torch.Tensor)]
+    return [None if t.is_inference() else t._version for t in tensors]
 
 @contextmanager
 def _forward(module, f):
@@ -433,7 +446,7 @@ def _forward(module, f):
         else: module.forward = own
 
 def _record(run, layer, module, args, kwargs, out):
-    "Forward hook of every weight layer: who was called last in a block, and what it gave (an activation may overwrite that)."
+    "Forward hook of every weight layer: who was called last in a block, and a copy of what it gave."
     if run.solving or not run.open: return
     y = _first(out)
     if y is None: return
@@ -465,62 +478,66 @@ class _Fit:
         scale = u[0]/self.enters.std
         return scale, u[1] - scale*self.enters.mean if self.two else 0.
 
-    def output(self, u: list[float]) -> torch.Tensor:
-        "The block's output then."
-        scale, shift = self.parameters(u)
-        for put in self.states: put()
-        args, kwargs = self.given()
-        with ExitStack() as stack:
-            if self.direct:
-                new = torch.add(self.z.new_tensor(shift), self.z, alpha=scale)
-                stack.enter_context(_forward(self.last.module, lambda *a, **k: _replaced(self.out, self.z, new)))
-            else: _rescale(self.run, self.last, scale, shift)
-            return _first(self.block.module(*args, **kwargs))
-
-    def measure(self, u: list[float]) -> Moments:
-        "Its moments, over all processes."
-        if u is self.start: return self.first
-        y = self.output(u)
-        return Moments.of(y).over(self.run.group, y.device)
-
     def off(self, found: Moments) -> list[float]:
-        "How far those are from what is asked, in units of the std."
-        std = self.run.std
-        return [found.std/std - 1, (found.mean - self.run.mean)/std] if self.two else [found.std/std - 1]
+        "How far the block's output is from what is asked, in units of the std."
+        std, both = self.run.std, [found.std, found.mean][:1 + self.two]
+        return [(v - asked)/std for v, asked in zip(both, (std, self.run.mean))]
+
+# %% ../nbs/09b_calibrate.ipynb #09b0001f
+def _output(fit, u):
+    "The block's output when the layer gives std and mean `u`."
+    scale, shift = fit.parameters(u)
+    for put in fit.states: put()
+    args, kwargs = fit.given()
+    if not fit.direct:
+        _rescale(fit.run, fit.last, scale, shift)
+        return _first(fit.block.module(*args, **kwargs))
+    new = torch.add(fit.z.new_tensor(shift), fit.z, alpha=scale)
+    with _forward(fit.last.module, lambda *a, **k: _replaced(fit.out, fit.z, new)):
+        return _first(fit.block.module(*args, **kwargs))
+
+def _measure(fit, u):
+    "Its moments, over all processes."
+    if u is fit.start: return fit.first
+    y = _output(fit, u)
+    return Moments.of(y).over(fit.run.group, y.device)
 
 # %% ../nbs/09b_calibrate.ipynb #09b00017
 #| code-fold: true
 def _alive(fit, u):
     "Share of the outputs that feel a small change of the layer."
-    a, b = fit.output(u).clone(), fit.output([u[0], u[1] + .01*u[0]] if fit.two else [1.01*u[0]])
+    nearby = [u[0], u[1] + .01*u[0]] if fit.two else [1.01*u[0]]
+    a, b = _output(fit, u).clone(), _output(fit, nearby)
     share = gathered([(a != b).sum().item(), a.numel()], fit.run.group, a.device)
     return sum(s[0] for s in share)/sum(s[1] for s in share)
 
 def _cause(fit, found, count):
     "Why the target was not reached, and what to do."
-    last, std, first = fit.last.name, fit.run.std, fit.first
-    if abs(fit.measure([2*fit.start[0], *fit.start[1:]]).std - first.std) < 1e-3*first.std:
-        return (f"cannot be reached: its output (std {found.std:.4g}, mean {found.mean:.4g}) does not depend on the "
-                f"scale of '{last}', as when a normalisation follows it. Leave this block out.")
-    rest = fit.measure([1e-4*fit.start[0], 0.][:1 + fit.two])
-    if rest.std > std:
-        return (f"cannot be reached: with next to nothing from '{last}' its output still has std {rest.std:.4g} (mean "
-                f"{rest.mean:.4g}), from what is added to that, as in a residual block. Ask for more than that, "
-                "set the branch by itself (where=), or set what the stream comes from first.")
-    return (f"cannot be reached behind its activation: after {count} evaluations std {found.std:.4g} and mean "
-            f"{found.mean:.4g} were the nearest. Ask for what its activation can give, or change that.")
+    last, first, got = fit.last.name, fit.first, f'std {found.std:.4g} and mean {found.mean:.4g}'
+    twice = _measure(fit, [2*fit.start[0], *fit.start[1:]])
+    rest = _measure(fit, [1e-4*fit.start[0], 0.][:1 + fit.two])
+    if abs(twice.std - first.std) < 1e-3*first.std:
+        return (f"cannot be reached: its output (std {found.std:.4g}, mean {found.mean:.4g}) does not "
+                f"depend on the scale of '{last}', as when a normalisation follows it. Leave this block out.")
+    if rest.std > fit.run.std:
+        return (f"cannot be reached: with next to nothing from '{last}' its output still has std "
+                f"{rest.std:.4g} (mean {rest.mean:.4g}), of what is added to that, as a residual block's "
+                'stream is. Ask for more than that, set the branch alone, or first what the stream comes from.')
+    return (f'cannot be reached behind its activation: after {count} evaluations {got} were the nearest. '
+            'Ask for what its activation can give, or change that.')
 
 def _check_reached(fit, found):
     "Refuse what was not reached, and what only the dead can give."
     run, u, got = fit.run, found.u, found.got
     asked = f"'{fit.block.name}': std {run.std:g}" + (f' and mean {run.mean:g}' if fit.two else '')
-    if not math.hypot(*fit.off(got)) <= run.tol: raise LsuvError(f'{asked} {_cause(fit, got, found.count)}')
+    if not math.hypot(*fit.off(got)) <= run.tol:
+        raise LsuvError(f'{asked} {_cause(fit, got, found.count)}')
     if u is fit.start or u[0] <= 3*run.std: return
     share = _alive(fit, u)
     if share < .05 and share < _alive(fit, fit.start)/2:
-        raise LsuvError(f"{asked} can only be reached with {1 - share:.1%} of its outputs dead (they no longer move with "
-                        f"'{fit.last.name}'): std {got.std:.4g}, mean {got.mean:.4g}. Ask for what its activation can "
-                        "give, or change that.")
+        raise LsuvError(f"{asked} can only be reached with {1 - share:.1%} of its outputs dead (they no "
+                        f"longer move with '{fit.last.name}'): std {got.std:.4g}, mean {got.mean:.4g}. "
+                        'Ask for what its activation can give, or change that.')
 
 # %% ../nbs/09b_calibrate.ipynb #09b00018
 #| code-fold: true
@@ -530,44 +547,48 @@ def _reason(called, y):
     if not called: return 'no weight layer is called in it'
     last = called[-1]
     if last.why: return f"its last weight layer, '{last.name}', must stay: {last.why}"
-    if last.used is not None: return f"its last weight layer, '{last.name}', was adjusted for '{last.used}'"
+    if last.used is None: return None
+    return f"its last weight layer, '{last.name}', was adjusted for '{last.used}'"
 
-def _set_block(run, fit, called):
+def _set_block(run, fit):
     "Find scale and shift of the block's last weight layer, and set it."
     last, std, mean = fit.last, run.std, run.mean
     others = [[2*std, c] for c in (0., mean, 2*std)] if fit.two else [[std], [5*std]]
     run.solving = True
     try:
-        found = solve(fit.measure, fit.off, fit.start, run.tol, run.hint, others)
+        found = solve(functools.partial(_measure, fit), fit.off, fit.start, run.tol, run.hint, others)
         _check_reached(fit, found)
     finally: run.solving = False
     scale, shift = fit.parameters(found.u)
     if found.u is not fit.start or last.base is not None: _rescale(run, last, scale, shift)
     last.used, run.hint = fit.block.name, found.hint
-    note = f"adjusts '{last.name}'" + ('; no bias: not centred' if mean is not None and not fit.two else '')
+    note = f"adjusts '{last.name}'"
+    if mean is not None and not fit.two: note += '; no bias: not centred'
     fit.block.found = dict(before=fit.first, scale=scale, shift=shift, evaluations=found.count,
                            note=note if last.module is not fit.block.module else None)
 
+# %% ../nbs/09b_calibrate.ipynb #09b00020
+#| code-fold: true
 def _before_block(run, block, module, args, kwargs):
-    "Forward pre-hook of a block: set it on copies of its inputs. Its own call then runs as it always will."
+    "Forward pre-hook of a block: set it on copies of its inputs. Its own call runs as it always will."
     if run.solving or block.state != 'waiting': return
     block.state, states, given = 'measured', run.trace.states(), (args, kwargs)
     run.open.append(block)
     outer, run.called, copies = run.called, [], _copies(given)
     fresh = _versions(copies)
     y = _first(module(*copies[0], **copies[1]))
-    intact = _versions(copies) == fresh and None not in fresh      # else it overwrites its input: new copies every time
+    intact = _versions(copies) == fresh and None not in fresh    # else new ones for every evaluation
     called, run.called = run.called, outer + run.called
     run.open.pop()
     block.why = _reason(called, y)
     if not block.why:
         last, (out, z) = called[-1], run.out
-        fit = _Fit(run, block, last, (lambda: copies) if intact else (lambda: _copies(given)), states, out, z,
-                   _look(run, block.name, y, given), _look(run, last.name, z, None),
-                   last.linear and called.count(last) == 1 and last.module is not module)
-        _refuse_flat(run, block.name, fit.first, y, given)
-        _refuse_flat(run, last.name, fit.enters, z, None)
-        _set_block(run, fit, called)
+        first, enters = _look(run, block.name, y, given), _look(run, last.name, z, None)
+        _refuse_flat(run, block.name, first, y, given)
+        _refuse_flat(run, last.name, enters, z, None)
+        direct = last.linear and called.count(last) == 1 and last.module is not module
+        inputs = (lambda: copies) if intact else functools.partial(_copies, given)
+        _set_block(run, _Fit(run, block, last, inputs, states, out, z, first, enters, direct))
     for put in states: put()
     block.state = 'set'
 
@@ -584,7 +605,7 @@ def _after_block(run, block, module, args, kwargs, out):
 # %% ../nbs/09b_calibrate.ipynb #8e9b64b2
 #| code-fold: true
 def _unwrapped(model, args, kwargs):
-    "The module inside partial(…), DataParallel, DistributedDataParallel and torch.compile, the arguments, and the process group."
+    "The module inside partial(…), data parallelism and torch.compile; arguments; process group."
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     group = dist.group.WORLD if several else None
     while True:
@@ -604,149 +625,170 @@ def _checked(model, std, mean, tol):
     for what, v, low in (('std', std, 0), ('mean', mean, -math.inf), ('tol', tol, 0)):
         if v is None and what == 'mean': continue
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not low < v < math.inf:
-            raise InputError(f"{what} is {v!r}, expected a {'finite' if what == 'mean' else 'positive'} number. "
-                             f"(If it was meant for the model's forward: lsuv_(functools.partial(model, {what}=…), …).)")
+            kind = 'finite' if what == 'mean' else 'positive'
+            raise InputError(f"{what} is {v!r}, expected a {kind} number. (If it was meant for the "
+                             f"model's forward: lsuv_(functools.partial(model, {what}=…), …).)")
     parameters = list(model.named_parameters())
     if parameters and all(p.is_meta for _, p in parameters):
-        raise InputError(f"'{parameters[0][0]}' and all others are on the meta device and have no numbers: "
-                         "move the model with to_empty and initialise it first.")
+        raise InputError(f"'{parameters[0][0]}' and all others are on the meta device and have no "
+                         "numbers: move the model with to_empty and initialise it first.")
     for name, p in [*parameters, *model.named_buffers()]:
         if isinstance(p, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
-            raise InputError(f"'{name}' has no shape yet, expected a weight: run the model once on a batch first.")
+            raise InputError(f"'{name}' has no shape yet, expected a weight: run the model once on a "
+                             "batch first.")
 
+# %% ../nbs/09b_calibrate.ipynb #09b00021
+#| code-fold: true
 def _same_everywhere(layers, group):
     "Refuse processes that start from different weights."
     if group is None: return
-    whole = [p for l in layers for p in (l.w, l.b) if p is not None and not l.why and not hasattr(p, 'device_mesh')]
+    whole = [p for l in layers for p in (l.w, l.b)
+             if p is not None and not l.why and not hasattr(p, 'device_mesh')]
     mine = [p.detach().sum(dtype=torch.float64).item() for p in whole] or [0.]
     device = next((l.w.device for l in layers if l.w is not None), 'cpu')
     if len({tuple(o) for o in gathered(mine, group, device)}) > 1:
-        raise LsuvError('the ranks start from different weights, expected the same on each: set the same seed, '
-                        'or broadcast them first.')
+        raise LsuvError('the ranks start from different weights, expected the same on each: set the '
+                        'same seed, or broadcast them first.')
+
+@dataclass
+class _Plan:
+    "What is to be set in a model, and how."
+    names: dict     # module → its name
+    layers: dict    # module → layer, for all that are known
+    own: list       # layers to set at their own outputs
+    blocks: list    # modules to set through their last layer
+    within: set     # all modules that were chosen, with what they contain
+    others: list    # modules with a matrix that is no layer's, and the reason to leave them alone
+
+def _plan(model, where, exclude):
+    "Which modules to set, and how."
+    modules = list(model.named_modules())
+    names, layers = {m: n for n, m in modules}, _layers(modules)
+    left = set()
+    if exclude is not None:
+        left = names.keys() - set(find_modules(model, lambda m: True, exclude).values())
+    for m in left & layers.keys(): layers[m].why = layers[m].why or 'excluded'
+    if where is None and not layers:
+        raise InputError(f"the {type(model).__name__} holds no layer that lsuv_kinds knows. "
+                         "(A scripted or quantised model has none: calibrate before that.)")
+    found = layers if where is None else find_modules(model, where).values()
+    chosen = dict.fromkeys(m for m in found if where is None or m not in left)
+    own = [l for l in layers.values() if l.module in chosen and (l.linear or l.why)]
+    alone = {l.module for l in own}
+    blocks = [_Block(names[m] or type(m).__name__, m) for m in chosen if m not in alone]
+    return _Plan(names, layers, own, blocks, {m for c in chosen for m in c.modules()},
+                 list(_others(modules, layers)) if where is None else [])
 
 # %% ../nbs/09b_calibrate.ipynb #09b00019
 #| code-fold: true
-def _targets(model, layers, where, exclude):
-    "The layers and the blocks to set; and, where nothing was chosen, None, else the modules that were."
-    left = set(model.modules()) - set(find_modules(model, lambda m: True, exclude).values()) if exclude is not None else set()
-    for m in left & layers.keys(): layers[m].why = layers[m].why or 'excluded'
-    chosen = None if where is None else [m for m in find_modules(model, where).values() if m not in left]
-    modules = dict.fromkeys(layers if chosen is None else chosen)
-    own = [l for l in layers.values() if l.module in modules and (l.linear or l.why)]
-    alone, names = {l.module for l in own}, {m: n for n, m in model.named_modules()}
-    blocks = [_Block(names[m] or type(m).__name__, m) for m in modules if m not in alone]
-    return own, blocks, chosen
-
-def _orthogonal(trace, layers, generator):
-    "The paper's start: orthonormal weights and no biases."
-    for l in layers:
-        if l.why or not l.direct: continue
+def _orthogonal(trace, plan, generator):
+    "The paper's start, in what was chosen: orthonormal weights and no biases."
+    for l in plan.layers.values():
+        if l.why or not l.direct or l.module not in plan.within: continue
         new = torch.empty(l.w.shape, dtype=torch.promote_types(l.w.dtype, torch.float32),
                           device=l.w.device if generator is None else generator.device)
         trace.write(l.w, nn.init.orthogonal_(new, generator=generator))
         if l.b is not None: trace.write(l.b, torch.zeros_like(l.b))
     trace.advance()
 
-def _see_mode(run, module, args, out): run.moded.setdefault(module, len(run.rows))
+def _run(std, mean, tol, group, trace, plan, given):
+    "The record of a forward that is about to begin, everywhere from the same weights."
+    _same_everywhere(plan.layers.values(), group)
+    batch = [t for t in tree_flatten(given)[0] if isinstance(t, torch.Tensor)]
+    seq_first = any(getattr(m, 'batch_first', True) is False for m in plan.names)
+    names = {m: n or '(model)' for m, n in plan.names.items()}
+    return _Run(std, mean, tol, group, trace, names, batch, seq_first)
 
-def _flow(run, model, args, kwargs, own, blocks, layers):
+def _see_mode(run, _, module, args, kwargs, out): run.moded.setdefault(module, len(run.rows))
+
+def _keeps_statistics(module):
+    return module.training and (isinstance(module, nn.RReLU) or len(module._buffers) > 0)
+
+def _flow(run, model, args, kwargs, plan):
     "The forward, with its hooks."
-    hook = functools.partial
     with ExitStack() as stack:
-        def on(handle): stack.callback(handle.remove)
-        for l in own: on(l.module.register_forward_hook(hook(_see_layer, run, l), with_kwargs=True, prepend=True))
-        for l in layers if blocks else ():
-            on(l.module.register_forward_hook(hook(_record, run, l), with_kwargs=True))
-        for b in blocks:
-            on(b.module.register_forward_pre_hook(hook(_before_block, run, b), with_kwargs=True, prepend=True))
-            on(b.module.register_forward_hook(hook(_after_block, run, b), with_kwargs=True))
-        for m in model.modules():
-            if m.training and (isinstance(m, nn.RReLU) or len(m._buffers)): on(m.register_forward_hook(hook(_see_mode, run)))
-        if any(l.w is not None and l.w.numel() >= _LARGE for l in own): run.put_off = stack.enter_context(_PutOff(run))
+        def on(where, hook, target, **how):
+            pre = hook is _before_block
+            register = where.register_forward_pre_hook if pre else where.register_forward_hook
+            stack.callback(register(functools.partial(hook, run, target), with_kwargs=True, **how).remove)
+        for l in plan.own: on(l.module, _see_layer, l, prepend=True)
+        for l in plan.layers.values() if plan.blocks else (): on(l.module, _record, l)
+        for b in plan.blocks:
+            on(b.module, _before_block, b, prepend=True)
+            on(b.module, _after_block, b)
+        for m in plan.names:
+            if m not in plan.layers and _keeps_statistics(m): on(m, _see_mode, None)
+        if any(l.w is not None and l.w.numel() >= _LARGE for l in plan.own):
+            run.put_off = stack.enter_context(_PutOff(run))
         model(*args, **kwargs)
 
 # %% ../nbs/09b_calibrate.ipynb #09b0001b
 #| code-fold: true
-def _close(run, targets, others):
+def _close(run, plan):
     "The rows of what was not called, of what was called often, and of what is no layer."
+    targets = plan.own + plan.blocks
     short = next((t for t in targets if t.few and t.row is None), None)
     if short and not any(r['scale'] for r in run.rows):
-        raise LsuvError(f"'{short.name}': its output has {max(short.few)} numbers; a std needs two. Pass a larger batch.")
+        raise LsuvError(f"'{short.name}': its output has {max(short.few)} numbers; a std needs two. "
+                        "Pass a larger batch.")
     for t in targets:
         if t.row is None:
             t.why = t.why or (
                 'never called in this forward' if not t.few else
-                f'got only empty batches ({len(t.few)} calls): nothing to measure' if not any(t.few) else
-                'its output has 1 number: a std needs two')
+                f'got only empty batches ({len(t.few)} calls): nothing to measure' if not any(t.few)
+                else 'its output has 1 number: a std needs two')
             t.row = run.row(t)
-            t.row['calls'] = 0
-        else:
-            t.row['calls'] = t.calls
+        elif t.calls > 1:
             often = f'called {t.calls} times' + ('' if t.why else ': calibrated at the first')
-            if t.calls > 1: t.row['note'] = '; '.join(filter(None, (t.row['note'], often)))
-    for m, why in others:
-        row = run.row(_Target(run.names[m], m, why))
-        row['calls'] = None
+            t.row['note'] = '; '.join(filter(None, (t.row['note'], often)))
+        t.row['calls'] = t.calls
+    for m, why in plan.others: run.row(_Target(run.names[m], m, why), calls=None)
 
 def _moded(run):
-    "Names of the modules that work otherwise in evaluation mode, and how many layers set here come after the first."
-    written = run.trace.moved()
-    found = {m: at for m, at in run.moded.items() if isinstance(m, nn.RReLU) or m in written}
+    "Names of modules that work otherwise in evaluation mode; how many were set behind the first."
+    moved = run.trace.moved()
+    found = {m: at for m, at in run.moded.items() if isinstance(m, nn.RReLU) or m in moved}
     after = run.rows[min(found.values()):] if found else []
     return [run.names[m] for m in found], sum(r['scale'] is not None for r in after)
 
 # %% ../nbs/09b_calibrate.ipynb #54e23841
 #| code-fold: true
 def lsuv_(
-    model: nn.Module,        # changed in place; or functools.partial(model, std=…) for a forward with arguments of these names
-    *args: Any,              # a batch, as the model's forward takes it
-    where: Where = None,     # None: every weight layer in `lsuv_kinds`, at its own output; or these modules, at theirs
-    exclude: Where = None,   # likewise: what to leave alone
-    at: Where = None,        # another name of `where`
-    std: float = 1.,         # what the std of each output shall be: unbiased, over all its elements
-    mean: float | None = None, # what its mean shall be, where the layer has a bias; None leaves it alone
-    tol: float = 1e-3,       # how far std/`std` (and mean, in units of `std`) may be off behind an activation
-    orthogonal: bool = False, # start from orthonormal weights and no biases, as the paper does (not where parametrised)
+    model: nn.Module,         # changed in place; or functools.partial(model, std=…), where names clash
+    *args: Any,               # a batch, as the model's forward takes it
+    where: Where = None,      # None: every layer in `lsuv_kinds`, at its own output; or these, at theirs
+    exclude: Where = None,    # likewise: what to leave alone
+    at: Where = None,         # another name of `where`
+    std: float = 1.,          # what each output's std shall be: unbiased, over all its elements
+    mean: float | None = None, # what its mean shall be, where the layer has a bias; None: as it comes
+    tol: float = 1e-3,        # how far std/`std` (and mean/`std`) may be off behind an activation
+    orthogonal: bool = False, # start from orthonormal weights and no biases, as the paper does
     generator: torch.Generator | None = None, # for those
-    dry_run: bool = False,   # report what would be done, and leave everything as it was
-    **kwargs: Any            # the batch's keyword arguments
-) -> LsuvReport:             # a row per layer
-    """Layer-sequential unit-variance initialisation (Mishkin & Matas 2015, arXiv 1511.06422) in one forward.
+    dry_run: bool = False,    # report what would be done, and leave everything as it was
+    **kwargs: Any             # the batch's keyword arguments
+) -> LsuvReport:              # a row per layer
+    """Layer-sequential unit-variance initialisation (Mishkin & Matas 2015, arXiv 1511.06422).
 
-    Weight and bias are scaled (the bias shifted) as the batch flows through a layer, and its output with them: all
-    layers see final inputs. A block (`where`) is set through its last weight layer, by a few more evaluations. The
-    model is measured in the mode it is in, without dropout; over all processes of torch.distributed. Tied, frozen
-    and all-zero weights are left alone, and reported; a layer called twice is set at the first call. Not seen:
-    randomness that is no dropout, weights used without calling their module. Raises `InputError`, `LsuvError`, or
-    what the model raises; the model is then as it was."""
+    In one forward: weight and bias are scaled as the batch flows through a layer, and its output with
+    them. A block (`where`) is set through its last weight layer, by a few more evaluations. Measured
+    in the mode the model is in, without dropout, over all processes. Tied, frozen and all-zero weights
+    are left alone, and reported. Not seen: randomness that is no dropout, weights used without calling
+    their module. When anything is raised (`InputError`, `LsuvError`), the model is as it was."""
     model, args, kwargs, group = _unwrapped(model, args, kwargs)
     _checked(model, std, mean, tol)
     if at is not None and where is not None:
         raise InputError("where and at are two names of one argument, expected one of them.")
-    modules = list(model.named_modules())
-    layers = _layers(modules)
-    own, blocks, chosen = _targets(model, layers, at if where is None else where, exclude)
-    if chosen is None and not layers:
-        raise InputError(f"the {type(model).__name__} holds no layer that lsuv_kinds knows. "
-                         "(A scripted or quantised model has none: calibrate before that.)")
-    others = list(_others(modules, layers)) if chosen is None else []
-    done = False
+    plan, done = _plan(model, at if where is None else where, exclude), False
     try:
         with torch.no_grad(), undisturbed(model, args, kwargs, generator, dropout=False) as trace:
-            run = _Run(std, mean, tol, group, trace, {m: n or '(model)' for n, m in modules},
-                       [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)],
-                       any(getattr(m, 'batch_first', True) is False for _, m in modules))
-            _same_everywhere(layers.values(), group)
-            if orthogonal:
-                within = {m for c in (layers if chosen is None else chosen) for m in c.modules()}
-                _orthogonal(trace, [l for m, l in layers.items() if m in within], generator)
-            _flow(run, model, args, kwargs, own, blocks, layers.values())
-            _close(run, own + blocks, others)
-            report = LsuvReport(run.rows, std, mean, tol, _moded(run))
+            run = _run(std, mean, tol, group, trace, plan, (args, kwargs))
+            if orthogonal: _orthogonal(trace, plan, generator)
+            _flow(run, model, args, kwargs, plan)
+            _close(run, plan)
+            report = LsuvReport(run.rows, std, mean, tol, *_moded(run))
             if dry_run: trace.discard()
         done = not dry_run
     finally:
-        if not done:
-            for m in layers: _renew(m)
+        for m in () if done else plan.layers: _renew(m)
     if done and run.put_off: run.put_off.finish()
     return report

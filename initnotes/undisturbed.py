@@ -92,23 +92,14 @@ def _equal(a, b):
 @dataclass(eq=False)
 class Trace:
     "What was there before a run, and what of the run shall stay."
-    model: nn.Module
     states: Callable[[], list]   # takes the random states: a list of calls that put them back
+    first: list                  # these calls, as of the start
+    random: list                 # likewise, for a good end
     modes: list = field(default_factory=list)     # each module and its `training`
     buffers: list = field(default_factory=list)   # each module, its buffers by name, copies of them
     places: dict = field(default_factory=dict)    # where memory begins → the parameters there
     written: dict = field(default_factory=dict)   # id → a parameter, its memory, its first numbers
     kept: set = field(default_factory=set)        # ids of those whose new numbers shall stay
-
-    def __post_init__(self):
-        self.first = self.random = self.states()  # at the start; and as a good end leaves them
-        for m in self.model.modules():
-            self.modes.append((m, m.training))
-            own = dict(m._buffers.items())
-            copies = {n: b.detach().clone() for n, b in own.items() if b is not None}
-            self.buffers.append((m, own, copies))
-        for p in self.model.parameters():
-            if (at := memory(p)) is not None: self.places.setdefault(at, []).append(p)
 
     def remember(self, p: torch.Tensor) -> torch.Tensor:
         "What a parameter held before it was first written; it will be put back."
@@ -125,14 +116,29 @@ class Trace:
         "What was drawn until now is used up, if all ends well."
         self.random = self.states()
 
+    def discard(self):
+        "Nothing shall stay: what was written and drawn is put back."
+        self.kept.clear()
+        self.random = self.first
+
     def moved(self) -> set[nn.Module]:
         "Modules whose buffers of real numbers are not what they were: running statistics."
         return {m for m, own, copies in self.buffers for n, b in copies.items()
-                if b.is_floating_point() and not _equal(dict(m._buffers.items()).get(n, own[n]), b)}
+                if b.is_floating_point() and not _equal(m._buffers[n], b)}
 
-    def discard(self):
-        "Nothing shall stay: what was written and drawn is put back."
-        self.kept.clear(); self.random = self.first
+# %% ../nbs/04b_undisturbed.ipynb #04b00019
+def _trace(model, states):
+    "The trace of a run that is about to begin."
+    first = states()
+    trace = Trace(states, first, first)
+    for m in model.modules():
+        own = dict(m._buffers.items())
+        copies = {n: b.detach().clone() for n, b in own.items() if b is not None}
+        trace.modes.append((m, m.training))
+        trace.buffers.append((m, own, copies))
+    for p in model.parameters():
+        if (at := memory(p)) is not None: trace.places.setdefault(at, []).append(p)
+    return trace
 
 # %% ../nbs/04b_undisturbed.ipynb #04b0000e
 @unwatched
@@ -222,7 +228,7 @@ def undisturbed(
                          "compiled code keeps its dropout.")
     devices = _devices(list(model.parameters()), given)
     generators = _generators([model, *tree_flatten(given)[0]]).values()
-    trace, well = Trace(model, partial(_random_states, devices, generators)), False
+    trace, well = _trace(model, partial(_random_states, devices, generators)), False
     try:
         with ExitStack() as stack:
             if plain:
