@@ -4,91 +4,145 @@
 
 # %% auto #0
 __all__ = ['fans', 'variance_scaling_', 'lecun_normal_', 'lecun_uniform_', 'calculate_gain', 'kaiming_uniform_',
-           'kaiming_normal_', 'xavier_uniform_', 'xavier_normal_', 'moments', 'gain', 'InitReport', 'init_']
+           'kaiming_normal_', 'xavier_uniform_', 'xavier_normal_', 'moments', 'gain']
 
 # %% ../nbs/05_kaiming.ipynb #2112fd91
-import copy, hashlib, math, re, warnings
-from typing import Callable, NamedTuple
+import copy, math, warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.init import orthogonal_, trunc_normal_   # PyTorch's own, handed on as they are
-from .report import InputError, Report
+from .report import InputError
 from .core import Stats
-from .layers import (CONV, EMBEDDINGS, NORMS, RECURRENT, TRANSPOSED, Fans, Where,
-                              find_modules, kinds, local, ties, unfit)
+from .layers import Fans, Kind, fans_of, kinds
 
 # %% ../nbs/05_kaiming.ipynb #f017cc28
 def _no_lazy(module, name):
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
-        raise InputError(f"{name} is a {type(module).__name__} whose shape is not known yet, expected weights: run the model once on a batch first.")
+    lazy = nn.parameter.UninitializedParameter
+    if any(isinstance(p, lazy) for p in module.parameters(recurse=False)):
+        raise InputError(f"{name} is a {type(module).__name__} whose shape is not known yet, "
+                         "expected weights: run the model once on a batch first.")
 
 
 # %% ../nbs/05_kaiming.ipynb #070da1df
 def fans(
-    x: torch.Tensor | nn.Module  # a weight (out, in, …), as PyTorch counts; or a layer, as it really is
+    x: torch.Tensor | nn.Module  # a weight (out, in, …), as PyTorch counts; or a layer, as it is
 ) -> Fans:  # whole numbers, except where a stride does not divide a kernel
-    """Fan-in and fan-out of a weight or a layer; of convolutions, in the interior of a large input, averaged over positions.
+    """Fan-in and fan-out of a weight or a layer; of convolutions, in the interior of a large input,
+    averaged over positions.
 
-    With g groups, kernel size k (the product over dimensions) and stride s (likewise), a convolution has
-    fan_in = in/g·k and fan_out = out/g·k/s, a transposed one fan_in = in/g·k/s and fan_out = out/g·k; dilation
-    changes nothing. Bilinear: fan_in = in1·in2, and fan_out = out·in2, as its first input sees it. Embedding:
-    fan_in = 1, for an output is one weight, and fan_out = embedding_dim. MultiheadAttention: its packed projection,
-    q, k and v each by itself. Raises `InputError` for anything else."""
+    With g groups, kernel size k (the product over dimensions) and stride s (likewise), a
+    convolution has fan_in = in/g·k and fan_out = out/g·k/s, a transposed one fan_in = in/g·k/s and
+    fan_out = out/g·k; dilation changes nothing. Bilinear: fan_in = in1·in2, and fan_out = out·in2,
+    as its first input sees it. Embedding: fan_in = 1, for an output is one weight, and fan_out =
+    embedding_dim. MultiheadAttention: its packed projection, q, k and v each by itself. Raises
+    `InputError` for anything else."""
     if isinstance(x, torch.Tensor):
-        if x.dim() < 2: raise InputError(f"fans got a tensor of shape {tuple(x.shape)}, expected at least two dimensions, (out, in, …).")
+        if x.dim() < 2:
+            raise InputError(f"fans got a tensor of shape {tuple(x.shape)}, "
+                             "expected at least two dimensions, (out, in, …).")
         return Fans(x.shape[1]*math.prod(x.shape[2:]), x.shape[0]*math.prod(x.shape[2:]))
     if isinstance(x, nn.Module):
         _no_lazy(x, 'the layer')
-        kind = kinds.of(x)[1]
-        if kind and kind.fans: return kind.fans(x)
-    if isinstance(x, nn.Bilinear): return Fans(x.in1_features*x.in2_features, x.out_features*x.in2_features)
-    if isinstance(x, nn.Embedding): return Fans(1, x.embedding_dim)
-    if isinstance(x, nn.MultiheadAttention) and x.in_proj_weight is not None: return Fans(x.embed_dim, x.embed_dim)
-    raise InputError(f"fans got {type(x).__name__}, expected a weight tensor or one of Linear, Bilinear, Embedding, Conv1d/2d/3d, "
-                     "ConvTranspose1d/2d/3d, or MultiheadAttention with a packed projection: pass such a layer of it, or "
-                     "say its fans: kinds[MyLayer] = Kind(fans=…).")
+        if f := fans_of(x): return f
+    raise InputError(f"fans got {type(x).__name__}, expected a weight tensor or one of Linear, "
+                     "Bilinear, Embedding, Conv1d/2d/3d, ConvTranspose1d/2d/3d, or "
+                     "MultiheadAttention with a packed projection: pass such a layer of it, "
+                     "or say its fans: kinds[MyLayer] = Kind(fans=…).")
 
 # %% ../nbs/05_kaiming.ipynb #7c0a04b2
 #| code-fold: true
-_MODES = dict(fan_in=lambda f: f.fan_in, fan_out=lambda f: f.fan_out, fan_avg=lambda f: (f.fan_in + f.fan_out)/2)
-_CUT = math.sqrt(1 - 4*math.exp(-2)/math.sqrt(2*math.pi)/math.erf(math.sqrt(2)))  # std of a standard normal cut at ±2: .8796
+_MODES = dict(fan_in=lambda f: f.fan_in, fan_out=lambda f: f.fan_out,
+              fan_avg=lambda f: (f.fan_in + f.fan_out)/2,
+              fan_geo_avg=lambda f: math.sqrt(f.fan_in*f.fan_out))
+_DISTRIBUTIONS = 'normal', 'uniform', 'truncated_normal'
+# std of a standard normal cut at ±2: .8796
+_CUT = math.sqrt(1 - 4*math.exp(-2)/math.sqrt(2*math.pi)/math.erf(math.sqrt(2)))
 
 def _draw_(w, std, distribution, generator=None):
     "Fill `w` with numbers of mean 0 and standard deviation `std`."
     with torch.no_grad():
         if distribution == 'normal': return w.normal_(0, std, generator=generator)
-        if distribution == 'truncated_normal': return trunc_normal_(w, 0, std/_CUT, -2*std/_CUT, 2*std/_CUT, generator=generator)
+        if distribution == 'truncated_normal':
+            return trunc_normal_(w, 0, std/_CUT, -2*std/_CUT, 2*std/_CUT, generator=generator)
         bound = math.sqrt(3.)*std
         return w.uniform_(-bound, bound, generator=generator)
 
 def _one_of(what, value, choices):
-    if not isinstance(value, str) or value not in choices: raise InputError(f"{what} is {value!r}, expected one of {', '.join(map(repr, choices))}.")
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"{what} is {value!r}, expected one of {', '.join(map(repr, choices))}.")
 
 def _drawable(w, name):
-    if w.is_meta: raise InputError(f"{name} is on the meta device and has no numbers, expected a real tensor: use to_empty() first.")
+    if w.is_meta:
+        raise InputError(f"{name} is on the meta device and has no numbers, "
+                         "expected a real tensor: use to_empty() first.")
     if not w.is_floating_point(): raise InputError(f"{name} is {w.dtype}, expected floating point.")
-    if not w.numel(): raise InputError(f"{name} has shape {tuple(w.shape)} and no elements, expected at least one.")
+    if not w.numel():
+        raise InputError(f"{name} has shape {tuple(w.shape)} and no elements, "
+                         "expected at least one.")
+
+def _weight_of(layer):
+    "The weight of a layer as a tensor that can be filled, and its fans."
+    f, kind = fans(layer), kinds.of(layer)[1] or Kind()
+    name = 'in_proj_weight' if isinstance(layer, nn.MultiheadAttention) else kind.weight
+    if name in layer._parameters: return layer._parameters[name], f
+    raise InputError(f"{name} of the {type(layer).__name__} is made from other parameters, "
+                     "expected a layer that is not parametrised: initialise before parametrising.")
+
 
 # %% ../nbs/05_kaiming.ipynb #4461f0f7
-def variance_scaling_(
-    w: torch.Tensor,              # weight, (out, in, …), filled in place
-    scale: float = 1.,            # variance × fan
-    mode: str = 'fan_in',         # the fan: fan_in, fan_out or fan_avg, as `fans(w)` counts
-    distribution: str = 'normal', # normal, uniform or truncated_normal (cut at ±2 and rescaled to the variance asked for: the largest value is 2.27 std)
-    generator: torch.Generator | None = None
-) -> torch.Tensor:                # `w`
-    "Draw from a distribution of mean 0 and variance scale/fan; names and meaning are those of JAX's `variance_scaling`."
-    _one_of('mode', mode, _MODES); _one_of('distribution', distribution, ('normal', 'uniform', 'truncated_normal'))
-    _drawable(w, 'w')
-    if not (math.isfinite(scale) and scale > 0): raise InputError(f"scale is {scale}, expected a finite number above 0.")
-    return _draw_(w, math.sqrt(scale/_MODES[mode](fans(w))), distribution, generator)
+def _axes_fans(w, in_axis, out_axis, batch_axis):
+    "Fans as JAX counts: what is neither in, out nor batch is the kernel."
+    def of(axes):
+        axes = axes if isinstance(axes, Sequence) else (axes,)
+        if not all(isinstance(a, int) and -w.dim() <= a < w.dim() for a in axes):
+            raise InputError(f"an axis of {axes} is not one of a tensor of shape {tuple(w.shape)}.")
+        return {a % w.dim() for a in axes}
+    n_in, n_out, batch = map(of, (in_axis, out_axis, batch_axis))
+    if n_in & n_out or batch & (n_in | n_out):
+        raise InputError(f"in_axis={in_axis}, out_axis={out_axis}, batch_axis={batch_axis} share a "
+                         f"dimension of shape {tuple(w.shape)}, expected each at most once.")
+    kernel = set(range(w.dim())) - n_in - n_out - batch
+    return Fans(*(math.prod(w.shape[a] for a in axes | kernel) for axes in (n_in, n_out)))
 
-def lecun_normal_(w: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+def variance_scaling_(
+    w: torch.Tensor | nn.Module,  # weight (out, in, …), filled in place; or a layer, by its fans
+    scale: float = 1.,            # variance × fan
+    mode: str = 'fan_in',         # fan_in, fan_out, or their mean, fan_avg (fan_geo_avg: geometric)
+    distribution: str = 'normal', # normal, uniform or truncated_normal (cut at ±2.27 std)
+    generator: torch.Generator | None = None,
+    *,
+    in_axis: int | Sequence[int] | None = None,   # dimensions of the inputs; None: PyTorch's order
+    out_axis: int | Sequence[int] | None = None,  # of the outputs
+    batch_axis: int | Sequence[int] = ()          # of independent layers, stacked in one tensor
+) -> torch.Tensor:                # the weight
+    """Draw with mean 0 and variance scale/fan: JAX's `variance_scaling`.
+
+    With any of the three axes the others are JAX's too, by default in_axis=-2, out_axis=-1. JAX's
+    `he_normal` is (2., 'fan_in', 'truncated_normal'), `glorot_normal` (1., 'fan_avg', the same)."""
+    _one_of('mode', mode, _MODES)
+    _one_of('distribution', distribution, _DISTRIBUTIONS)
+    if not (math.isfinite(scale) and scale > 0):
+        raise InputError(f"scale is {scale}, expected a finite number above 0.")
+    named = not (in_axis is None and out_axis is None and batch_axis == ())
+    if isinstance(w, nn.Module) and named:
+        raise InputError("got axes and a layer, which has its own fans: expected one of the two.")
+    w, f = _weight_of(w) if isinstance(w, nn.Module) else (w, None)
+    _drawable(w, 'w')
+    if named:
+        n_in, n_out = -2 if in_axis is None else in_axis, -1 if out_axis is None else out_axis
+        f = _axes_fans(w, n_in, n_out, batch_axis)
+    return _draw_(w, math.sqrt(scale/_MODES[mode](f or fans(w))), distribution, generator)
+
+def lecun_normal_(w: torch.Tensor | nn.Module,
+                  generator: torch.Generator | None = None) -> torch.Tensor:
     "LeCun's initialisation (1998): variance 1/fan_in, truncated normal, as in JAX."
     return variance_scaling_(w, 1., 'fan_in', 'truncated_normal', generator)
 
-def lecun_uniform_(w: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+def lecun_uniform_(w: torch.Tensor | nn.Module,
+                   generator: torch.Generator | None = None) -> torch.Tensor:
     "LeCun's initialisation (1998): variance 1/fan_in, uniform."
     return variance_scaling_(w, 1., 'fan_in', 'uniform', generator)
 
@@ -97,21 +151,24 @@ def calculate_gain(
     nonlinearity: str,  # linear, conv1d … conv_transpose3d, sigmoid, tanh, relu, leaky_relu or selu
     param: float | None = None # slope of the leaky ReLU, .01 when None
 ) -> float:
-    "PyTorch's table of gains, with its values: `torch.nn.init.calculate_gain`. For a computed gain see `gain`."
+    "PyTorch's table, with its values: `torch.nn.init.calculate_gain`. `gain` computes them."
     if nonlinearity == 'leaky_relu':
         slope = .01 if param is None else param
-        if isinstance(slope, bool) or not isinstance(slope, (int, float)): raise InputError(f"negative_slope {param} not a valid number")
+        if isinstance(slope, bool) or not isinstance(slope, (int, float)):
+            raise InputError(f"negative_slope {param} not a valid number")
         return math.sqrt(2./(1 + slope**2))
     linear = ['linear'] + [f'conv{t}{d}d' for t in ('', '_transpose') for d in (1, 2, 3)]
     table = dict.fromkeys([*linear, 'sigmoid'], 1) | dict(tanh=5./3, relu=math.sqrt(2.), selu=3./4)
-    if not isinstance(nonlinearity, str) or nonlinearity not in table: raise InputError(f"Unsupported nonlinearity {nonlinearity}: expected one of {', '.join([*table, 'leaky_relu'])}.")
+    if not isinstance(nonlinearity, str) or nonlinearity not in table:
+        raise InputError(f"Unsupported nonlinearity {nonlinearity}: "
+                         f"expected one of {', '.join([*table, 'leaky_relu'])}.")
     return table[nonlinearity]
 
 # %% ../nbs/05_kaiming.ipynb #6290fe6f
 def _like_torch(w):
     "Whether there is anything to draw; says so as PyTorch does."
-    if 0 in w.shape: warnings.warn('Initializing zero-element tensors is a no-op', stacklevel=4); return False
-    return True
+    if 0 in w.shape: warnings.warn('Initializing zero-element tensors is a no-op', stacklevel=4)
+    return 0 not in w.shape
 
 def _kaiming_(w, a, mode, nonlinearity, distribution, generator):
     if not _like_torch(w): return w
@@ -122,13 +179,15 @@ def _kaiming_(w, a, mode, nonlinearity, distribution, generator):
 def kaiming_uniform_(tensor: torch.Tensor, a: float = 0, mode: str = 'fan_in',
                      nonlinearity: str = 'leaky_relu',
                      generator: torch.Generator | None = None) -> torch.Tensor:
-    "He et al. 2015 (arXiv 1502.01852), uniform on ±√3·gain/√fan: drop-in for `torch.nn.init.kaiming_uniform_`, bit for bit."
+    """He et al. 2015 (arXiv 1502.01852), uniform on ±√3·gain/√fan: drop-in for
+    `torch.nn.init.kaiming_uniform_`, bit for bit."""
     return _kaiming_(tensor, a, mode, nonlinearity, 'uniform', generator)
 
 def kaiming_normal_(tensor: torch.Tensor, a: float = 0, mode: str = 'fan_in',
                     nonlinearity: str = 'leaky_relu',
                     generator: torch.Generator | None = None) -> torch.Tensor:
-    "He et al. 2015 (arXiv 1502.01852, equation 15), normal of std gain/√fan: drop-in for `torch.nn.init.kaiming_normal_`, bit for bit."
+    """He et al. 2015 (arXiv 1502.01852, equation 15), normal of std gain/√fan: drop-in for
+    `torch.nn.init.kaiming_normal_`, bit for bit."""
     return _kaiming_(tensor, a, mode, nonlinearity, 'normal', generator)
 
 # %% ../nbs/05_kaiming.ipynb #da3da947
@@ -138,54 +197,63 @@ def _xavier_(w, gain, distribution, generator):
 
 def xavier_uniform_(tensor: torch.Tensor, gain: float = 1.,
                     generator: torch.Generator | None = None) -> torch.Tensor:
-    "Glorot and Bengio 2010, equation 16: uniform, variance 2·gain²/(fan_in + fan_out): drop-in for `torch.nn.init.xavier_uniform_`."
+    """Glorot and Bengio 2010, equation 16: uniform, variance 2·gain²/(fan_in + fan_out): drop-in
+    for `torch.nn.init.xavier_uniform_`."""
     return _xavier_(tensor, gain, 'uniform', generator)
 
 def xavier_normal_(tensor: torch.Tensor, gain: float = 1.,
                    generator: torch.Generator | None = None) -> torch.Tensor:
-    "Glorot and Bengio 2010: normal, variance 2·gain²/(fan_in + fan_out): drop-in for `torch.nn.init.xavier_normal_`."
+    """Glorot and Bengio 2010: normal, variance 2·gain²/(fan_in + fan_out): drop-in for
+    `torch.nn.init.xavier_normal_`."""
     return _xavier_(tensor, gain, 'normal', generator)
 
 # %% ../nbs/05_kaiming.ipynb #c5b11202
 #| code-fold: true
 def _lobatto(n):
-    "Gauss–Lobatto points and weights on (0, 1): the ends are among them, so no jump can hide between a point and an end."
+    """Gauss–Lobatto points and weights on (0, 1): the ends are among them, so no jump can hide
+    between a point and an end."""
     k = torch.arange(1, n - 2, dtype=torch.float64, device='cpu')
-    b = (k*(k + 2)/((2*k + 1)*(2*k + 3))).sqrt()                     # Jacobi matrix of the inner points (Golub and Welsch 1969)
+    # Jacobi matrix of the inner points (Golub and Welsch 1969)
+    b = (k*(k + 2)/((2*k + 1)*(2*k + 3))).sqrt()
     one = torch.ones(1, dtype=torch.float64, device='cpu')
     x = torch.cat([-one, torch.linalg.eigvalsh(torch.diag(b, 1) + torch.diag(b, -1)), one])
     p0, p1 = torch.ones_like(x), x
-    for k in range(2, n): p0, p1 = p1, ((2*k - 1)*x*p1 - (k - 1)*p0)/k      # Legendre polynomials up to degree n − 1
+    for k in range(2, n):                             # Legendre polynomials up to degree n − 1
+        p0, p1 = p1, ((2*k - 1)*x*p1 - (k - 1)*p0)/k
     return (x + 1)/2, 1/(n*(n - 1)*p1**2)
 
+def _panels(f, rule, left, width):
+    "Weights (with the normal density) and values of `f` at each panel's points, and two sums."
+    x, w = rule
+    z = left[:, None] + width[:, None]*x
+    p, y = width[:, None]*w*torch.exp(-z*z/2)/math.sqrt(2*math.pi), f(z.flatten()).view_as(z)
+    return p, y, torch.stack([(p*y).sum(1), (p*y*y).sum(1)])
+
 def _integrate(f, tol=1e-12, most=200_000):
-    "Weights (normal density included) and values of `f`, such that sums over them are integrals, as exact as double precision."
-    x, w = _lobatto(12)
-    def rule(left, width):
-        z = left[:, None] + width[:, None]*x
-        return width[:, None]*w*torch.exp(-z*z/2)/math.sqrt(2*math.pi), f(z.flatten()).view_as(z)
-    def sums(p, y): return torch.stack([(p*y).sum(1), (p*y*y).sum(1)])
-    def to(a, b, step=1): return torch.arange(a, b, step, dtype=torch.float64, device='cpu')
-    edges = torch.cat([to(-37, -8), to(-8, 8, 1/8), to(8, 38)])       # beyond ±37 the density is 0
+    "Weights (with the normal density) and values of `f`; sums over them are exact integrals."
+    rule, done, points = _lobatto(12), [], 0
+    steps = ((-37, -8, 1), (-8, 8, 1/8), (8, 38, 1))     # beyond ±37 the density is 0
+    edges = torch.cat([torch.arange(*s, dtype=torch.float64, device='cpu') for s in steps])
     left, width = edges[:-1], edges.diff()
-    old, done, points = sums(*rule(left, width)), [], 0
+    old = _panels(f, rule, left, width)[2]
     size = old[1].sum().clamp_min(1e-300)
-    scale = torch.stack([size.sqrt(), size])[:, None]                 # errors count relative to rms and mean square
+    scale = torch.stack([size.sqrt(), size])[:, None]    # errors count relative to rms, mean square
     for _ in range(60):
-        left, width = torch.stack([left, left + width/2], 1).flatten(), (width/2).repeat_interleave(2)
-        p, y = rule(left, width)
-        new = sums(p, y)
-        both = new.view(2, -1, 2).sum(2)
-        open_ = ((both - old).abs() > tol*scale).any(0)
+        left = torch.stack([left, left + width/2], 1).flatten()
+        width = (width/2).repeat_interleave(2)
+        p, y, new = _panels(f, rule, left, width)
+        error = (new.view(2, -1, 2).sum(2) - old).abs()
+        open_ = (error > tol*scale).any(0)
         points += p.numel()
-        if points > most and ((both - old).abs().sum(1, keepdim=True) < 1e-7*scale).all(): open_[:] = False     # single precision: good enough
+        if points > most and (error.sum(1, keepdim=True) < 1e-7*scale).all():
+            open_[:] = False                             # single precision: good enough
         again = open_.repeat_interleave(2)
         done.append((p[~again].flatten(), y[~again].flatten()))
-        if not open_.any(): break
+        if not open_.any(): return (torch.cat(v) for v in zip(*done))
         if points > 4*most: break
         left, width, old = left[again], width[again], new[:, again]
-    if open_.any(): raise InputError("the integral of f or f² over a Gaussian does not settle: it is infinite, or f is too rough for 1e-6.")
-    return (torch.cat(v) for v in zip(*done))
+    raise InputError("the integral of f or f² over a Gaussian does not settle: "
+                     "it is infinite, or f is too rough for 1e-6.")
 
 # %% ../nbs/05_kaiming.ipynb #171dbfd1
 #| code-fold: true
@@ -195,39 +263,74 @@ def _named(f):
     if f == 'linear': return lambda z: z
     f = {'swish': 'silu', 'leakyrelu': 'leaky_relu'}.get(f, f)
     if f in ('sin', 'cos'): return getattr(torch, f)
-    if not callable(getattr(F, f, None)): raise InputError(f"nonlinearity is {f!r}, expected 'linear', a function in torch.nn.functional such as 'relu', 'tanh' or 'gelu', or a function.")
-    return getattr(F, f)
+    if callable(getattr(F, f, None)): return getattr(F, f)
+    raise InputError(f"nonlinearity is {f!r}, expected 'linear', a function in torch.nn.functional "
+                     "such as 'relu', 'tanh' or 'gelu', or a function.")
+
+def _value(f, name, z):
+    "f(z), or an `InputError` unless it has the shape of `z` and is finite."
+    try: y = f(z.clone())                       # it may work in place
+    except (TypeError, ValueError, RuntimeError, IndexError) as e:
+        raise InputError(f"the activation {name} failed on a tensor of shape {tuple(z.shape)}: "
+                         f"{e}") from None
+    if not isinstance(y, torch.Tensor) or y.shape != z.shape:
+        found = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
+        raise InputError(f"the activation {name} turned shape {tuple(z.shape)} into {found}, "
+                         "expected a function of each element by itself.")
+    if y.isfinite().all(): return y.double()
+    bad = ~y.isfinite()
+    raise InputError(f"the activation {name} gives {y[bad][0].item()} at {z[bad][0].item():.4g}, "
+                     "expected finite numbers everywhere from −37 to 37 standard deviations.")
+
+def _channels(f):
+    """A module as a list of (share, function): one for each set of values that its channels have,
+    of PReLU(64) and its like; of everything else, itself."""
+    parameters = list(f.parameters()) if isinstance(f, nn.Module) else []
+    p = max(parameters, key=torch.numel, default=None)
+    if p is None or p.numel() < 2 or p.numel() != max(p.shape): return [(1., f)]
+    n, after = p.numel(), [1]*(p.dim() - 1 - list(p.shape).index(p.numel()))
+    sets = [q.detach().flatten().expand(n) for q in parameters if q.numel() in (1, n)]
+    which = torch.stack(sets, 1).unique(dim=0, return_inverse=True)[1].tolist()
+    def channel(c, z): return f(z.view(-1, 1, *after).expand(-1, n, *after))[:, c].flatten()
+    return [(which.count(i)/n, partial(channel, which.index(i))) for i in sorted(set(which))]
 
 def _activation(f):
-    "`f` as a function of float64 tensors, checked to be elementwise; a module is copied, in eval mode."
+    "`f` as (share, function of float64 tensors) pairs, checked: elementwise; a module is copied."
     name, f = f if isinstance(f, str) else getattr(f, '__name__', type(f).__name__), _named(f)
-    if isinstance(f, type) or not callable(f): raise InputError(f"the activation is {f!r}, expected a function or a module, such as torch.tanh or nn.ReLU().")
+    if isinstance(f, type) or not callable(f):
+        raise InputError(f"the activation is {f!r}, expected a function or a module, "
+                         "such as torch.tanh or nn.ReLU().")
     if isinstance(f, nn.Module): f = copy.deepcopy(f).to('cpu', torch.float64).eval()
-    def checked(z):
-        try: y = f(z.clone())                       # it may work in place
-        except (TypeError, ValueError, RuntimeError, IndexError) as e: raise InputError(f"the activation {name} failed on a tensor of shape {tuple(z.shape)}: {e}") from None
-        if not isinstance(y, torch.Tensor) or y.shape != z.shape:
-            raise InputError(f"the activation {name} turned shape {tuple(z.shape)} into {tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__}, expected a function of each element by itself.")
-        if not y.isfinite().all(): raise InputError(f"the activation {name} gives {y[~y.isfinite()][0].item()} at {z[~y.isfinite()][0].item():.4g}, expected finite numbers everywhere from −37 to 37 standard deviations.")
-        return y.double()
-    z = torch.linspace(-2, 2, 8, dtype=torch.float64, device='cpu')
+    z, checked = torch.linspace(-2, 2, 8, dtype=torch.float64, device='cpu'), []
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')             # softmax warns that it has to guess a dimension
-        if not torch.allclose(checked(z)[:4], checked(z[:4]), atol=1e-6): raise InputError(f"the activation {name} makes an element depend on the others, expected a function of each element by itself.")
+        for share, g in _channels(f):
+            checked.append((share, partial(_value, g, name)))
+            if torch.allclose(checked[-1][1](z)[:4], checked[-1][1](z[:4]), atol=1e-6): continue
+            raise InputError(f"the activation {name} makes an element depend on the others, "
+                             "expected a function of each element by itself.")
     return checked
 
 # %% ../nbs/05_kaiming.ipynb #9259b81f
+def _moments(functions, mean=0., std=1.):
+    "Of functions of mean + std·Z, each with its share of the channels: mean, std and rms of all."
+    with torch.no_grad():
+        parts = [(s, *_integrate(lambda z: f(mean + std*z))) for s, f in functions]
+    m = sum(s*(p*y).sum() for s, p, y in parts)
+    var, ms = (sum(s*(p*(y - c)**2).sum() for s, p, y in parts) for c in (m, 0))
+    return Stats(m.item(), var.sqrt().item(), ms.sqrt().item())
+
 def moments(
     f: Callable | nn.Module | str,  # an elementwise activation, or its name in torch.nn.functional
     mean: float = 0.,         # of the Gaussian that goes in
     std: float = 1.           # of the Gaussian that goes in
-) -> Stats:
-    "Mean, std and rms of f(mean + std·Z) for standard normal Z, to 1e-6 and mostly 1e-12, kinks and jumps included (spikes narrower than .01 excluded)."
-    if not (math.isfinite(mean) and math.isfinite(std) and std >= 0): raise InputError(f"moments got mean {mean} and std {std}, expected finite numbers and a std from 0 up.")
-    f = _activation(f)
-    with torch.no_grad(): p, y = _integrate(lambda z: f(mean + std*z))
-    m = (p*y).sum()
-    return Stats(m.item(), (p*(y - m)**2).sum().sqrt().item(), (p*y*y).sum().sqrt().item())
+) -> Stats:                   # of an activation with parameters per channel: over all channels
+    """Mean, std and rms of f(mean + std·Z) for standard normal Z, to 1e-6 and mostly 1e-12, kinks
+    and jumps included (spikes narrower than .01 excluded)."""
+    if not (math.isfinite(mean) and math.isfinite(std) and std >= 0):
+        raise InputError(f"moments got mean {mean} and std {std}, "
+                         "expected finite numbers and a std from 0 up.")
+    return _moments(_activation(f), mean, std)
 
 # %% ../nbs/05_kaiming.ipynb #bb551278
 def _slope(f):
@@ -236,165 +339,34 @@ def _slope(f):
         with torch.inference_mode(False), torch.enable_grad():
             z = z.clone().requires_grad_()
             total = f(z).sum()
-            if not total.requires_grad: return torch.zeros_like(z)       # a step: flat wherever it has a slope
+            if not total.requires_grad: return torch.zeros_like(z)    # a step
             return torch.autograd.grad(total, z)[0].nan_to_num()
     return slope
 
 def gain(
     f: Callable | nn.Module | str,  # an elementwise activation, or its name in torch.nn.functional
-    param: float | None = None,     # the slope of 'leaky_relu' (.01 when None), as in torch's `calculate_gain`; nothing else has one
+    param: float | None = None,     # slope of 'leaky_relu', as in `calculate_gain`; of nothing else
     *,
     backward: bool = False          # keep the gradient in place of the signal?
 ) -> float:
-    "Gain that keeps the mean square of a standard normal signal, 1/√E[f(Z)²], or of the gradient, 1/√E[f′(Z)²]."
-    if isinstance(param, bool): param, backward = None, param        # `backward` was the second argument before 0.2
+    "Gain that keeps a normal signal's mean square, 1/√E[f(Z)²], or the gradient's, 1/√E[f′(Z)²]."
+    if isinstance(param, bool): param, backward = None, param     # `backward` was second before 0.2
     if param is not None:
-        if f != 'leaky_relu': raise InputError(f"param is {param!r}, which only 'leaky_relu' has: pass {f!r} as a function that knows its own, such as lambda z: F.elu(z, {param!r}).")
-        f = lambda z: F.leaky_relu(z, float(param))
-    rms = moments(_slope(_activation(f)) if backward else f).rms
-    if not rms > 0: raise InputError(f"the activation's {'slope' if backward else 'value'} is 0 everywhere: no gain can make up for that.")
-    return 1/rms
+        if f != 'leaky_relu':
+            raise InputError(f"param is {param!r}, which only 'leaky_relu' has: pass {f!r} as a "
+                             f"function that knows its own, such as lambda z: F.elu(z, {param!r}).")
+        f = partial(F.leaky_relu, negative_slope=float(param))
+    functions = _activation(f)
+    rms = _moments([(s, _slope(g)) for s, g in functions] if backward else functions).rms
+    if rms > 0: return 1/rms
+    raise InputError(f"the activation's {'slope' if backward else 'value'} is 0 everywhere: "
+                     "no gain can make up for that.")
 
 
-# %% ../nbs/05_kaiming.ipynb #9490063b
-_SCHEMES = {f'{name}_{kind}': (name, distribution) for name in ('kaiming', 'xavier', 'lecun')
-            for kind, distribution in (('normal', 'truncated_normal' if name == 'lecun' else 'normal'), ('uniform', 'uniform'))}
+# %% ../nbs/05_kaiming.ipynb #5d0e71b4
+_MOVED = dict.fromkeys(('init_', 'InitReport'), 'init')    # now in a later notebook; found here too
 
-class InitReport(Report):
-    "What `init_` did: a dict per parameter with its layer's name and kind, parameter, scheme, fan, std_asked, std_drawn and why (it was left alone)."
-    columns = 'parameter', 'scheme', 'fan', 'std_asked', 'std_drawn', 'why'
-    def __repr__(self): return f"InitReport: {sum(not r['why'] for r in self)} parameters set, {sum(bool(r['why']) for r in self)} left alone"
-
-
-# %% ../nbs/05_kaiming.ipynb #c61e3569
-#| code-fold: true
-_PARAMETRISED = 'alone', 'parametrised: initialise before parametrising'
-
-def _role(module, name):
-    """What `init_` does with the parameter `name` of `module`: ('scheme', fans), ('orthogonal', rows), ('bias', None),
-    ('recurrent bias', rows of the forget gate) or ('alone', why)."""
-    if isinstance(module, NORMS): return 'alone', 'norm'
-    if isinstance(module, EMBEDDINGS): return 'alone', 'embedding'
-    if isinstance(module, nn.MultiheadAttention): return _attention_role(module, name)
-    if isinstance(module, RECURRENT): return _recurrent_role(module, name)
-    kind = kinds.of(module)[1]
-    known = isinstance(module, nn.Bilinear) or kind and kind.fans
-    weight, bias = kind or ('weight', 'bias')
-    if known and name == weight: return 'scheme', fans(module)
-    if known and name == bias: return 'bias', None
-    if known and name.startswith('weight_'): return _PARAMETRISED           # torch's old weight_norm
-    return 'alone', f'parameter of a {type(module).__name__}, which init_ does not know'
-
-def _attention_role(module, name):
-    if name == 'in_proj_weight': return 'scheme', fans(module)
-    if name.endswith('proj_weight'): return 'scheme', fans(getattr(module, name))
-    return ('bias', None) if name == 'in_proj_bias' else ('alone', "attention's extra key and value")
-
-def _recurrent_role(module, name):
-    if not re.fullmatch(r'(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?', name): return _PARAMETRISED
-    lstm, n = isinstance(module, (nn.LSTM, nn.LSTMCell)), module.hidden_size
-    if name.startswith('weight_hh'): return 'orthogonal', n
-    if name.startswith('weight_ih'): return 'scheme', Fans(getattr(module, name).shape[1], n)       # each gate by itself
-    if name.startswith('weight_hr'): return 'scheme', fans(getattr(module, name))
-    return 'recurrent bias', slice(n, 2*n) if lstm and name.startswith('bias_ih') else slice(0)  # input, forget, cell, output
-
-def _uses(model, exclude):
-    "For every parameter, under each of its names: the name, itself, and its role where it is used."
-    kept = set(model.modules()) if exclude is None else set(find_modules(model, lambda m: True, exclude).values())
-    for path, module in model.named_modules():
-        for name, p in module._parameters.items():
-            if p is None: continue
-            full = f'{path}.{name}' if path else name
-            if isinstance(p, nn.parameter.UninitializedParameter):
-                raise InputError(f"{full} has no shape yet (a {type(module).__name__}), expected a weight: run the model once on a batch first.")
-            if '.parametrizations.' in f'.{full}': role = _PARAMETRISED
-            elif module not in kept: role = 'alone', 'excluded'
-            elif why := unfit(p): role = 'alone', why
-            else: role = _role(module, name)
-            yield full, p, role if role[0] == 'alone' or p.requires_grad else ('alone', 'frozen')
-
-def _plan(model, exclude):
-    "For every parameter what to do with it; of those that share memory, one is drawn, or none."
-    uses = {name: (p, role) for name, p, role in _uses(model, exclude)}
-    if uses and all(p.is_meta for p, _ in uses.values()):
-        raise InputError(f"{next(iter(uses))} and all other parameters are on the meta device and have no numbers: use to_empty() first.")
-    tied, first = ties([(name, p) for name, (p, _) in uses.items()]), {}
-    for name, (p, role) in uses.items():
-        if name not in first:
-            group = [name]
-            for t in group: group += [o for o in tied[t] if o not in group]       # ties of ties too
-            alone = [uses[t][1] for t in group if uses[t][1][0] == 'alone']       # a head that shares an embedding is left alone with it
-            head = name if alone else max(group, key=lambda t: uses[t][0].numel())
-            first |= dict.fromkeys(group, (head, alone[0] if alone else uses[head][1]))
-        head, role = first[name]
-        yield name, p, role if name == head else ('alone', f'tied to {head}')
-
-
-# %% ../nbs/05_kaiming.ipynb #b4ff1010
-def _own_generator(generator, name):
-    "A generator whose numbers depend on the seed of `generator` and on `name` only."
-    seed = torch.initial_seed() if generator is None else generator.initial_seed()
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f'{seed}:{name}'.encode()).digest()[:7], 'big'))
-
-def _as(p, new):
-    "`new` as `p` is kept: of a sharded parameter (DTensor), every process its own part of the same numbers."
-    if not hasattr(p, 'device_mesh'): return new
-    from torch.distributed.tensor import distribute_tensor
-    return distribute_tensor(new.to(local(p).device), p.device_mesh, p.placements)
-
-def _drawn(p, role, detail, std, distribution, bias, g):
-    "New values for the parameter `p`, in a tensor of its own, on the CPU if the generator is there."
-    new = torch.empty(p.shape, dtype=p.dtype, device=g.device if g is not None else p.device)
-    if role == 'scheme': return _draw_(new, std, distribution, g)
-    if role == 'bias': return new.fill_(bias)
-    if role == 'recurrent bias':
-        new.zero_()[detail] = 1.
-        return new
-    full = new if p.dtype in (torch.float32, torch.float64) else new.float()       # orthogonal_ knows no half precision
-    for block in full.split(detail): orthogonal_(block, generator=g)
-    return full.to(p.dtype)
-
-# %% ../nbs/05_kaiming.ipynb #97863c8e
-def init_(
-    model: nn.Module,                 # changed in place
-    scheme: str = 'kaiming_normal',   # kaiming, xavier or lecun, _normal or _uniform
-    nonlinearity: str | Callable = 'relu',  # the activations: a name in torch.nn.functional, 'linear', or any function or module; its gain is computed
-    mode: str = 'fan_in',             # for kaiming: fan_in, fan_out or fan_avg
-    bias: float = 0.,                 # of Linear, convolutions and attention; recurrent biases are 0, and 1 at an LSTM's forget gate
-    generator: torch.Generator | None = None,
-    exclude: Where = None,            # modules to leave alone: a type, a name, a module, a list of these, or a predicate
-    seed_by_name: bool = False        # draw each parameter from the seed (not the state) and its own name: a new layer changes no other weight, and the same names get the same weights
-) -> InitReport:                      # a row per parameter
-    """Initialise a whole model by the fans of its modules (`fans`), all or nothing.
-
-    Norms, embeddings (and what is tied to them), frozen parameters and those of unknown modules are left alone, and
-    reported. Recurrent weights are orthogonal, gate by gate. kaiming: variance gain²/fan; xavier: gain²·2/(fan_in +
-    fan_out); lecun: 1/fan_in, whatever `nonlinearity` and `mode`. The gain is that of `nonlinearity` everywhere,
-    also in a first layer or a projection that no activation precedes. Raises `InputError` before anything has changed."""
-    if not isinstance(model, nn.Module): raise InputError(f"model is {type(model).__name__}, expected a torch.nn.Module.")
-    _one_of('scheme', scheme, _SCHEMES); _one_of('mode', mode, _MODES)
-    kind, distribution = _SCHEMES[scheme]
-    if not (isinstance(bias, (int, float)) and math.isfinite(bias)): raise InputError(f"bias is {bias!r}, expected a finite number.")
-    sources = [torch.default_generator] + ([] if generator is None else [generator])
-    states, before, report, values = [s.get_state() for s in sources], [], InitReport(), []
-    try:
-        g = 1. if kind == 'lecun' else gain(nonlinearity)
-        plan = list(_plan(model, exclude))
-        for name, p, (role, detail) in plan:
-            std, fan, owner = None, None, name.rpartition('.')[0]
-            if role == 'scheme':
-                fan = _MODES[{'xavier': 'fan_avg', 'lecun': 'fan_in'}.get(kind, mode)](detail)
-                std = g/math.sqrt(fan)
-            if role != 'alone': values.append((p, _drawn(p, role, detail, std, distribution, bias, _own_generator(generator, name) if seed_by_name else generator)))
-            drawn = values[-1][1].float().std(correction=0).item() if role in ('scheme', 'orthogonal') else None
-            label = {'scheme': scheme, 'orthogonal': role, 'bias': f'{bias:g}', 'recurrent bias': '0, forget gate 1' if detail != slice(0) else '0', 'alone': None}[role]
-            report.append(dict(name=owner or '(model)', kind=type(model.get_submodule(owner)).__name__, note=None, parameter=name, scheme=label, fan=fan, std_asked=std, std_drawn=drawn, why=detail if role == 'alone' else None))
-        with torch.no_grad():
-            for p, new in values: before.append((p, p.detach().clone())); p.copy_(_as(p, new))
-    except BaseException:                          # Ctrl-C too leaves the model as it was
-        for s, state in zip(sources, states): s.set_state(state)
-        with torch.no_grad():
-            for p, old in reversed(before):        # backwards: two parameters may share their memory
-                if not torch.equal(local(p), local(old)): p.copy_(old)
-        raise
-    return report
+def __getattr__(name):
+    if name not in _MOVED: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from importlib import import_module
+    return getattr(import_module(f'.{_MOVED[name]}', __package__), name)
