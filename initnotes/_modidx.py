@@ -51,7 +51,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                 'initnotes/calibrate.py'),
                                      'initnotes.calibrate._layers': ('calibrate.html#_layers', 'initnotes/calibrate.py'),
                                      'initnotes.calibrate._look': ('calibrate.html#_look', 'initnotes/calibrate.py'),
-                                     'initnotes.calibrate._matrices': ('calibrate.html#_matrices', 'initnotes/calibrate.py'),
                                      'initnotes.calibrate._measure': ('calibrate.html#_measure', 'initnotes/calibrate.py'),
                                      'initnotes.calibrate._moded': ('calibrate.html#_moded', 'initnotes/calibrate.py'),
                                      'initnotes.calibrate._orthogonal': ('calibrate.html#_orthogonal', 'initnotes/calibrate.py'),

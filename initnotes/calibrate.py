@@ -19,8 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 from .report import InputError, Report, plot_report
 from .core import Moments, gathered
-from .layers import (EMBEDDINGS, NORMS, RECURRENT, Kind, Where, find_modules, kinds,
-                              scaled_by, ties, unfit)
+from .layers import Kind, Where, find_modules, kinds, parameters_of, scaled_by, ties, unfit
 from .undisturbed import Trace, memory, undisturbed, unwatched
 from .solve import solve
 
@@ -85,13 +84,12 @@ def _why(layer, others):
     if hasattr(w, 'device_mesh') or w[:1].any() or w.any(): return None
     return 'its weight is all zero'
 
-def _layers(modules):
+def _layers(model):
     "A record for each module of a registered kind."
-    named = [(f'{path}.{k}' if path else k, p) for path, m in modules
-             for k, p in m._parameters.items() if p is not None]
+    named = [(p.name, p.value) for p in parameters_of(model)]
     tied, names, inner, layers = ties(named), {}, set(), {}
     for name, p in named: names.setdefault(id(p), []).append(name)
-    for name, module in modules:
+    for name, module in model.named_modules():
         base, kind = lsuv_kinds.of(module)
         if module in inner or not kind or not kind.weight: continue
         at = kind.weight.rpartition('.')[0]
@@ -113,31 +111,32 @@ def _layers(modules):
 
 # %% ../nbs/09b_calibrate.ipynb #09b0000a
 #| code-fold: true
-def _matrices(module):
-    return ', '.join(k for k, p in module._parameters.items() if p is not None and p.dim() > 1)
+_RECURRENT = 'recurrent: its gates bound the output, which no scale reaches'
+_ROLES = {'input': _RECURRENT, 'recurrent': _RECURRENT, 'scale': None, 'shift': None,
+          'embedding': 'embedding: looked up, not multiplied'}
 
-def _unknown(module):
-    "Why a module with a matrix of its own, in no registered layer, is not set; or None."
-    if isinstance(module, NORMS): return None
-    if isinstance(module, RECURRENT):
-        return 'recurrent: its gates bound the output, which no scale reaches'
-    if isinstance(module, EMBEDDINGS): return 'embedding: looked up, not multiplied'
-    if held := _matrices(module):
-        return f'{held} of a {type(module).__name__}, which lsuv_kinds does not know'
+def _unknown(module, matrices):
+    "Why a module with such parameters is not set; or None where there is nothing to set."
+    held = ', '.join(p.name.rpartition('.')[2] for p in matrices)
+    if held and isinstance(module, nn.MultiheadAttention):
+        return f'{held}: used inside the attention, whose products no hook can see'
+    if held:
+        unknown = f'{held} of a {type(module).__name__}, which lsuv_kinds does not know'
+        return _ROLES.get(matrices[0].role, unknown)
     if any(callable(getattr(module, k, None)) for k in ('weight', 'get_weight')):
         return 'quantised: its weight is packed, no parameter'
-    for k, b in module._buffers.items():
-        if 'weight' in k and b is not None and b.dim() > 1:
-            return f'its {k} is a buffer, no parameter'
+    buffers = [k for k, b in module._buffers.items() if b is not None and b.dim() > 1 and 'weight' in k]
+    return f"its {', '.join(buffers)} is a buffer, no parameter" if buffers else None
 
-def _others(modules, layers):
-    "Module and reason, for each that is no layer and has a matrix."
+def _others(model, layers):
+    "Module and reason, for each with a matrix that no layer scales."
     inside = {m for l in layers.values() for m in l.module.modules()} - layers.keys()
-    for _, module in modules:
-        if module not in layers: why = None if module in inside else _unknown(module)
-        else:
-            held = isinstance(module, nn.MultiheadAttention) and _matrices(module)
-            why = held and f'{held}: used inside the attention, whose products no hook can see'
+    matrices = {m: [] for m in model.modules()}
+    for p in parameters_of(model):
+        if p.value.dim() > 1: matrices[p.module].append(p)
+    for module, held in matrices.items():
+        known = module in layers and not (held and isinstance(module, nn.MultiheadAttention))
+        why = None if known or module in inside else _unknown(module, held)
         if why: yield module, why
 
 # %% ../nbs/09b_calibrate.ipynb #7b2baa31
@@ -201,8 +200,8 @@ def _about_modes(moded, behind):
     if not behind: return
     more = f' and {len(moded) - 1} more' if len(moded) > 1 else ''
     yield (f"Measured in training mode: in evaluation mode '{moded[0]}'{more} will use other "
-           f'statistics, and the std of the {behind} set behind will differ. Calibrate model.eval(),'
-           ' or let the running statistics catch up: some batches through it in training mode.')
+           f'statistics, and the std of the {behind} set behind will differ. Calibrate '
+           'model.eval(), or let the running statistics catch up: some batches in training mode.')
 
 # %% ../nbs/09b_calibrate.ipynb #09b0000d
 @dataclass(eq=False)
@@ -287,8 +286,8 @@ def _refuse_flat(run, name, found, y, given):
     x = _first(given)
     zero = ' Its input is all zero.' if x is not None and not x.any() else ''
     raise LsuvError(f"'{name}': its output is {found.mean:.4g} everywhere (std {found.std:.2g}), "
-                    f"so no scale can give it a std of {run.std:g}.{zero} Look at what comes before "
-                    "it, or at the batch.")
+                    f"so no scale can give it a std of {run.std:g}.{zero} Look at what comes "
+                    "before it, or at the batch.")
 
 # %% ../nbs/09b_calibrate.ipynb #09b00010
 #| code-fold: true
@@ -678,8 +677,7 @@ def _plan(model, where, at, exclude):
     if at is not None and where is not None:
         raise InputError("where and at are two names of one argument, expected one of them.")
     where = at if where is None else where
-    modules = list(model.named_modules())
-    names, layers = {m: n for n, m in modules}, _layers(modules)
+    names, layers = {m: n for n, m in model.named_modules()}, _layers(model)
     left = set()
     if exclude is not None:
         left = names.keys() - set(find_modules(model, lambda m: True, exclude).values())
@@ -693,7 +691,7 @@ def _plan(model, where, at, exclude):
     alone = {l.module for l in own}
     blocks = [_Block(names[m] or type(m).__name__, m) for m in chosen if m not in alone]
     return _Plan(names, layers, own, blocks, {m for c in chosen for m in c.modules()},
-                 list(_others(modules, layers)) if where is None else [])
+                 list(_others(model, layers)) if where is None else [])
 
 # %% ../nbs/09b_calibrate.ipynb #09b00019
 #| code-fold: true

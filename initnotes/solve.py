@@ -113,7 +113,7 @@ def solve(
             if not others or nearest.size <= tol: break
             best, until, damp = search.at(others.pop(0)), search.count + most, 1.
             jac, measured = _slopes(search, best, range(len(u))), True
-        elif new.size < .8*best.size:
+        elif new.size < (1 - .2*damp)*best.size:
             best, jac, measured, damp = new, _broyden(jac, best, new), False, 1.
         elif measured: damp /= 3
         else: jac, measured, damp = _slopes(search, best, range(len(u))), True, 1.
