@@ -6,7 +6,7 @@
 __all__ = ['lsuv_kinds', 'LsuvError', 'LsuvReport', 'lsuv_']
 
 # %% ../nbs/09b_calibrate.ipynb #09b00003
-import functools, math, signal, threading
+import functools, math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,13 +14,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C import _functorch
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 from .report import InputError, Report, plot_report
 from .core import Moments, gathered
 from .layers import Kind, Where, find_modules, kinds, parameters_of, scaled_by, ties, unfit
-from .undisturbed import Trace, memory, undisturbed, unwatched
+from .undisturbed import Trace, memory, unbroken, undisturbed, unwatched
 from .solve import solve
 
 # %% ../nbs/09b_calibrate.ipynb #a185b62f
@@ -125,8 +126,8 @@ def _unknown(module, matrices):
         return _ROLES.get(matrices[0].role, unknown)
     if any(callable(getattr(module, k, None)) for k in ('weight', 'get_weight')):
         return 'quantised: its weight is packed, no parameter'
-    buffers = [k for k, b in module._buffers.items() if b is not None and b.dim() > 1 and 'weight' in k]
-    return f"its {', '.join(buffers)} is a buffer, no parameter" if buffers else None
+    for k, b in module._buffers.items():
+        if 'weight' in k and b is not None and b.dim() > 1: return f'its {k} is a buffer, no parameter'
 
 def _others(model, layers):
     "Module and reason, for each with a matrix that no layer scales."
@@ -140,12 +141,11 @@ def _others(model, layers):
         if why: yield module, why
 
 # %% ../nbs/09b_calibrate.ipynb #7b2baa31
-#| code-fold: true
 class LsuvReport(Report):
     """What `lsuv_` did: a dict per layer, in the order of execution. Its keys:
 
     name, kind: the module, and its class; layer: the one whose weight is scaled
-    mean_before, std_before: of its output as the flow arrived there, all before it being calibrated
+    mean_before, std_before: of its output as the flow arrived, all before it being calibrated
     mean, std: of its output then; se: the std's standard error, its rows taken as independent
     between_batches: √2·se, where these rows are the samples of the batch
     scale, shift: new weight = scale·weight, new bias = scale·bias + shift
@@ -155,12 +155,13 @@ class LsuvReport(Report):
         super().__init__(rows)
         self.std, self.mean, self.tol, self.moded, self.behind = std, mean, tol, moded, behind
 
+    columns = 'layer', 'kind', 'mean_before', 'std_before', 'mean', 'std', 'scale', 'shift'
+
     def cells(self) -> tuple[list[str], list[list[str]]]:
         "Names of the columns, and the rows as texts."
-        self.columns = 'layer', 'kind', 'mean_before', 'std_before', 'mean', 'std', 'scale', 'shift'
         head, rows = super().cells()
         said = ['; '.join(r[k] for k in ('why', 'note') if r[k]) for r in self]
-        return head + ['left alone, or noted'], [row + [s] for row, s in zip(rows, said)]
+        return [*head, 'left alone, or noted'], [[*row, s] for row, s in zip(rows, said)]
 
     def summary(self) -> list[str]:
         "How many were set, what the batch cannot say, what evaluation mode will change."
@@ -168,10 +169,8 @@ class LsuvReport(Report):
         return [f'{len(done)} set, {len(self) - len(done)} left alone',
                 *_about_batches(done, self.tol*self.std), *_about_modes(self.moded, self.behind)]
 
-    def plot(self,
-        axes: Sequence | None = None  # two matplotlib axes; None: new ones
-    ) -> Sequence:                    # the axes
-        "Std, on a log scale, and mean of each output, before and after, in the order of execution."
+    def plot(self, axes: Sequence | None = None) -> Sequence:
+        "Std (log scale) and mean of each output, before and after, in two matplotlib `axes`."
         import matplotlib.pyplot as plt
         if axes is None:
             axes = plt.figure(figsize=(6.4, 5), layout='constrained').subplots(2, sharex=True)
@@ -258,6 +257,9 @@ def _replaced(out, old, new):
 @unwatched
 def _look(run, name, y, given):
     "Moments of the output `y`, which must be usable."
+    if _functorch.is_batchedtensor(y):
+        raise InputError(f"'{name}' is called inside torch.vmap, where it sees one sample at a time, "
+                         "expected the batch: calibrate the model as it is without vmap.")
     found = Moments.of(y).over(run.group, y.device)
     if found.n < 2:
         raise LsuvError(f"'{name}': its output, of shape {tuple(y.shape)}, has {found.n} numbers; "
@@ -349,25 +351,11 @@ class _PutOff(TorchFunctionMode):
 
     def finish(self):
         "Write them all: in place, and whole."
-        with torch.no_grad(), _unbroken():
+        with torch.no_grad(), unbroken():
             for layer, scale, shift in self.waiting:
                 layer.w.data.mul_(scale)
                 if layer.b is not None: layer.b.data.mul_(scale).add_(shift)
                 _renew(layer.module)
-
-# %% ../nbs/09b_calibrate.ipynb #09b00012
-#| code-fold: true
-@contextmanager
-def _unbroken():
-    "Ctrl-C waits until the end."
-    if threading.current_thread() is not threading.main_thread():     # it only arrives in that one
-        yield
-        return
-    pressed = []
-    old = signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
-    try: yield
-    finally: signal.signal(signal.SIGINT, old)
-    if pressed and callable(old): old(*pressed[0])
 
 # %% ../nbs/09b_calibrate.ipynb #09b00014
 #| code-fold: true
@@ -705,6 +693,8 @@ def _orthogonal(trace, plan, generator):
         if l.b is not None: trace.write(l.b, torch.zeros_like(l.b))
     trace.advance()
 
+# %% ../nbs/09b_calibrate.ipynb #09b00025
+#| code-fold: true
 def _run(std, mean, tol, group, trace, plan, given):
     "The record of a forward that is about to begin, everywhere from the same weights."
     _same_everywhere(plan.layers.values(), group)

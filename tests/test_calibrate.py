@@ -1096,3 +1096,200 @@ dist.destroy_process_group()
 @pytest.mark.filterwarnings('ignore')
 def test_sharded_models_on_two_processes(tmp_path, kind):
     torchrun(tmp_path, kind, script=SHARDED)
+
+# ---- large weights are written at the end ----------------------------------------------------
+
+@pytest.fixture
+def all_large(monkeypatch): monkeypatch.setattr(calibrate, '_LARGE', 0)
+
+class Borrowing(nn.Module):
+    "Uses a weight again: by a second call, by itself, by a view made before, within another function."
+    def __init__(self, how): super().__init__(); self.a, self.b, self.how = nn.Linear(8, 8), nn.Linear(8, 8), how
+    def forward(self, x):
+        view = self.a.weight[:, :4]
+        return self.b(self.how(self, self.a(x), view))
+
+class Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h, w): return h @ w
+
+BORROWED = [lambda m, h, v: m.a(h), lambda m, h, v: F.linear(h, m.a.weight), lambda m, h, v: h @ m.a.weight.data.T,
+            lambda m, h, v: h[:, :4] @ v.T, lambda m, h, v: F.bilinear(h, h, m.a.weight.expand(3, 8, 8))[:, [0]*8]*h,
+            lambda m, h, v: Through.apply(h, m.a.weight), lambda m, h, v: h + m.a.bias, lambda m, h, v: torch.func.functional_call(m.a, {}, h),
+            lambda m, h, v: h*m.a.weight.square().mean(), lambda m, h, v: torch.vmap(lambda r: m.a.weight @ r)(h),
+            lambda m, h, v: checkpoint(m.a, h, use_reentrant=False), lambda m, h, v: h.to(m.a.weight.dtype),
+            lambda m, h, v: h @ torch.func.grad(lambda w: w.square().sum())(m.a.weight), lambda m, h, v: torch.func.jvp(lambda w: h @ w, (m.a.weight,), (torch.ones(8, 8),))[0],
+            lambda m, h, v: h*torch.vmap(lambda w: w.sum())(m.a.weight)]
+
+@pytest.mark.parametrize('how', BORROWED)
+@pytest.mark.parametrize('centre', [None, 0.])
+def test_a_weight_that_is_used_again_is_written_before(how, centre, monkeypatch):
+    one, x = Borrowing(how), torch.randn(60, 8)
+    two = copy.deepcopy(one)
+    theirs = lsuv_(two, x, mean=centre)
+    monkeypatch.setattr(calibrate, '_LARGE', 0)
+    ours = calibrated(one, x, centre=centre, eps=2e-5)
+    assert ours == theirs and all(map(torch.equal, one.parameters(), two.parameters()))
+
+def test_large_weights_are_not_copied(all_large):
+    model, copied = deep(3), []
+    real = ours.Trace.remember
+    try:
+        ours.Trace.remember = lambda self, p: copied.append(p) or real(self, p)
+        calibrated(model, torch.randn(40, 16), centre=0.)
+    finally: ours.Trace.remember = real
+    assert not copied
+    big, x = nn.Linear(2**10, 2**10), torch.randn(64, 2**10)
+    assert big.weight.numel() >= 2**20 and not why(calibrated(nn.Sequential(big, nn.Linear(2**10, 4)), x))
+
+def test_two_large_weights_in_one_memory(all_large):
+    flat, layers = torch.randn(72), [nn.Linear(6, 6, bias=False) for _ in range(2)]
+    for l, part in zip(layers, flat.split(36)): l.weight = nn.Parameter(part.view(6, 6))
+    assert not why(calibrated(nn.Sequential(*layers), torch.randn(20, 6)))
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError])
+def test_nothing_of_a_large_model_is_written_when_the_forward_fails(all_large, error):
+    x = torch.randn(30, 8)
+    unchanged(full(True, 1, error), lambda m: lsuv_(m, x, mean=0.), error, 'planted')
+    unchanged(nan_in(full(False)), lambda m: lsuv_(m, x), LsuvError, "'5': 30 of the 240")
+    model = full(False)
+    was = snapshot(model)
+    lsuv_(model, x, dry_run=True)
+    assert all(same(old, t) for _, old, t in was)
+
+def test_large_weights_of_every_sort(all_large):
+    "What cannot wait does not: halves, orthogonal starts, blocks, forces, two names for one memory."
+    calibrated(deep(3), torch.randn(60, 16), orthogonal=True, generator=torch.Generator())
+    half = deep(2, 64).to(torch.bfloat16)
+    assert all(abs(r['std'] - 1) < 1e-3 for r in lsuv_(half, torch.randn(256, 64, dtype=torch.bfloat16)))
+    test_a_model_that_differentiates_in_forward({})
+    test_blocks_of_every_kind(Repeating, None)
+    test_autocast()
+    test_models_made_in_inference_mode()
+    calibrated(Tied(), torch.randint(30, (16, 5)))
+
+def test_an_interruption_during_the_last_writing_waits(all_large, monkeypatch):
+    "Ctrl-C while weights are written: all of them are, then it is raised."
+    import signal
+    model, x, real = deep(4), torch.randn(40, 16), calibrate._renew
+    two, calls = copy.deepcopy(model), []
+    lsuv_(two, x)
+    monkeypatch.setattr(calibrate, '_renew', lambda m: (real(m), calls.append(m), len(calls) == 2 and signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt): lsuv_(model, x)
+    assert len(calls) == 4 and all(map(torch.equal, model.parameters(), two.parameters()))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+# ---- what the report says --------------------------------------------------------------------
+
+class Dense(nn.Module):
+    "Each layer sees all before it through a batch norm, as in a densenet."
+    def __init__(self, n=4, norm=nn.BatchNorm2d):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16 + 8*n, 10)
+        self.norms = nn.ModuleList(norm(16 + 8*i) for i in range(n))
+        self.convs = nn.ModuleList(nn.Conv2d(16 + 8*i, 8, 3, padding=1, bias=False) for i in range(n))
+    def forward(self, x):
+        x = self.stem(x)
+        for norm, conv in zip(self.norms, self.convs): x = torch.cat([x, conv(F.relu(norm(x)))], 1)
+        return self.head(x.mean((2, 3)))
+
+def modes(report): return [s for s in report.summary() if 'evaluation mode' in s]
+def worst(model, x, report):
+    with torch.no_grad(): fresh = outputs(model, x)
+    return max(abs(std(fresh[r['layer']]) - 1) for r in report)
+
+def test_where_evaluation_mode_will_differ_is_said_and_both_ways_out_lead_out():
+    model, x = Dense(), 2*torch.randn(32, 3, 12, 12) + 1
+    report = lsuv_(model, x)
+    assert modes(report) == [s for s in modes(report) if "'norms.0' and 3 more" in s and 'the 5 set behind' in s] != []
+    assert worst(model.eval(), x, report) > .05                          # it is true
+    model.train()
+    with torch.no_grad():
+        for _ in range(80): model(x)                                     # the statistics run
+    assert worst(model.eval(), x, report) < .01
+    again = lsuv_(Dense().eval(), x)
+    assert not modes(again)
+    model = Dense().eval()
+    assert worst(model, x, lsuv_(model, x)) < 1e-5                       # or evaluation mode from the start
+
+class OwnNorm(nn.Module):
+    "Keeps running statistics without being one of torch's norms."
+    def __init__(self, n): super().__init__(); self.register_buffer('running', torch.zeros(n))
+    def forward(self, x):
+        if self.training: self.running.lerp_(x.mean((0, 2, 3)), .1)
+        return x - (x.mean((0, 2, 3)) if self.training else self.running)[:, None, None]
+
+@pytest.mark.parametrize('norm, said', [
+    (OwnNorm, True), (nn.BatchNorm2d, True), (lambda n: nn.InstanceNorm2d(n, track_running_stats=True), True),
+    (lambda n: nn.RReLU(), True), (lambda n: nn.BatchNorm2d(n, track_running_stats=False), False),
+    (lambda n: nn.GroupNorm(4, n), False), (lambda n: nn.Dropout(.5), False), (lambda n: nn.BatchNorm2d(n).eval(), False)])
+def test_whatever_keeps_statistics_counts(norm, said):
+    assert bool(modes(lsuv_(Dense(norm=norm), torch.randn(8, 3, 6, 6)))) == said
+
+def test_a_norm_behind_everything_changes_nothing_that_was_set():
+    assert not modes(lsuv_(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)), torch.randn(30, 8)))
+
+class Tokens(nn.Module):
+    def __init__(self, flat): super().__init__(); self.embed, self.a, self.flat = nn.Embedding(20, 8), nn.Linear(8, 8), flat
+    def forward(self, i): x = self.embed(i); return self.a(x.reshape(-1, 8) if self.flat else x)
+
+@pytest.mark.parametrize('model, args, speaks', [
+    (lambda: Tokens(False), [(16, 6)], True), (lambda: Tokens(True), [(16, 6)], False),
+    (lambda: nn.Linear(8, 8), [(50, 8)], True), (lambda: nn.Transformer(8, 2, 1, 1, 16), [(5, 9, 8), (4, 9, 8)], False),
+    (lambda: nn.Transformer(8, 2, 1, 1, 16, batch_first=True), [(9, 5, 8), (9, 4, 8)], True)])
+def test_another_batch_is_spoken_of_only_where_rows_are_samples(model, args, speaks):
+    model = model()
+    batch = [torch.randint(20, s) if isinstance(model, Tokens) else torch.randn(s) for s in args]
+    done = [r for r in lsuv_(model, *batch) if not r['why']]
+    assert done and all(r['se'] is not None for r in done)
+    for r in done: assert r['between_batches'] == (math.sqrt(2)*r['se'] if speaks else None)
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_quantised_child_and_a_weight_that_is_a_buffer_are_named():
+    class Fixed(nn.Module):
+        def __init__(self): super().__init__(); self.register_buffer('weight', torch.randn(4, 4))
+        def forward(self, x): return x @ self.weight
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)), Fixed())
+    model[1] = torch.ao.quantization.quantize_dynamic(model[1], {nn.Linear})
+    assert why(lsuv_(model, torch.randn(50, 4))) == {
+        '1.0': 'quantised: its weight is packed, no parameter', '2': 'its weight is a buffer, no parameter'}
+
+@pytest.mark.parametrize('mean', [None, 0.])
+def test_a_stream_that_is_too_large_is_named_as_the_cause(mean):
+    class Block(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        def forward(self, x): return 3*x + self.b(torch.relu(self.a(x)))
+    model, x = nn.Sequential(Block(), Block()), torch.randn(100, 8)
+    with pytest.raises(LsuvError, match=r"'0': std 1.*next to nothing from '0.b'.*std [23]\.\d+.*added to that"): lsuv_(model, x, at=Block, mean=mean)
+    held(model, lsuv_(model, x, at=[model[0]], std=12., mean=mean), x, '0', 12., mean)       # that much it can
+
+def test_an_output_of_one_number_stops_nothing():
+    class Scaled(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.t = nn.Linear(8, 8), nn.Linear(1, 1)
+        def forward(self, x): return self.a(x)*self.t(torch.ones(1, 1))
+    assert why(calibrated(Scaled(), torch.randn(50, 8))) == {'t': 'its output has 1 number: a std needs two'}
+
+# ---- torch.func inside a forward -------------------------------------------------------------
+
+@pytest.mark.parametrize('first', [True, False])
+@pytest.mark.parametrize('large', [True, False])
+def test_forces_by_torch_func(first, large, monkeypatch):
+    class Forces(nn.Module):
+        def __init__(self): super().__init__(); self.net = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 1))
+        def forward(self, x):
+            energy = self.net(x) if first else None
+            return energy, torch.func.grad(lambda x: self.net(x).sum())(x)
+    if large: monkeypatch.setattr(calibrate, '_LARGE', 0)
+    model, x, seen = Forces(), torch.randn(64, 3), []
+    handle = model.register_forward_hook(lambda m, a, out: seen.append(out[1]))
+    assert not why(lsuv_(model, x))
+    handle.remove()
+    assert std(model.net[0](x)) == pytest.approx(1, abs=1e-5) and std(model.net(x)) == pytest.approx(1, abs=1e-5)
+    assert torch.allclose(seen[0], model(x)[1], rtol=1e-4, atol=1e-6)
+
+def test_a_layer_that_only_sees_single_samples_is_refused():
+    class Mapped(nn.Module):
+        def __init__(self): super().__init__(); self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        def forward(self, x): return torch.vmap(self.b)(self.a(x))
+    x = torch.randn(30, 8)
+    unchanged(Mapped(), lambda m: lsuv_(m, x), InputError, "'b' is called inside torch.vmap")

@@ -1,5 +1,5 @@
 "Running a model without a trace: whatever it does, and however it ends."
-import random, threading, types
+import random, signal, threading
 
 import numpy as np, pytest, torch
 import torch.nn.functional as F
@@ -207,3 +207,22 @@ def test_only_what_is_written_is_copied():
     ((nn.Linear(2, 2),), dict(dropout=False, plain=False), 'expected plain=True')])
 def test_wrong_input(args, kw, words):
     with pytest.raises(InputError, match=words), undisturbed(*args, **kw): pass
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_an_interruption_while_all_is_put_back_waits(monkeypatch, fails):
+    model, x, real = Model(lambda m: m.own.mul_(2)), torch.randn(8, 4), ours._set_random_states
+    before = everything(model)
+    monkeypatch.setattr(ours, '_set_random_states', lambda states: (signal.raise_signal(signal.SIGINT), real(states)))
+    with pytest.raises(KeyboardInterrupt), undisturbed(model):
+        model(x)
+        if fails: 1/0
+    unchanged(before, everything(model))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+def test_another_thread():
+    model = Model(lambda m: m.own.mul_(2))
+    before = everything(model)
+    def run():
+        with undisturbed(model): model(torch.ones(8, 4))
+    thread = threading.Thread(target=run); thread.start(); thread.join()
+    unchanged(before, everything(model))
