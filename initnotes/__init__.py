@@ -16,7 +16,8 @@ from .training import (
     DivergedError, Learner, LRFinder, Progress, Recorder, TensorLoader, accuracy)
 from .hooks import Hook, Hooks
 from .watch import ActivationStats, Record
-from .lsuv import ConvLayer, GeneralReLU, LsuvError, LsuvReport, lsuv_, lsuv_kinds
+from .lsuv import ConvLayer, GeneralReLU
+from .calibrate import LsuvError, LsuvReport, lsuv_, lsuv_kinds
 
 __all__ = [
     'InputError', 'Report', 'set_seed', 'Stats', 'stats', 'DataError', 'Mnist', 'mnist',

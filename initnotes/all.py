@@ -5,9 +5,12 @@ from .data import *
 from .foundations import *
 from .why_sqrt5 import *
 from .layers import *
+from .undisturbed import *
 from .kaiming import *
 from .init import *
 from .training import *
 from .hooks import *
 from .watch import *
 from .lsuv import *
+from .solve import *
+from .calibrate import *

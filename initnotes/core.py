@@ -72,7 +72,8 @@ class Moments:
             rows = (rows.cpu() if rows.device.type == 'mps' else rows).double()
             found = cls.from_gram(_gram(rows).tolist(), rows.shape[1])
         if not found.mean**2 > 4*found.m2/found.n: return found
-        return cls.from_gram(_gram(rows, found.mean).tolist(), rows.shape[1], found.mean)   # it would swallow the digits
+        about = rows.new_tensor(found.mean).item()           # as the rows can hold it
+        return cls.from_gram(_gram(rows, about).tolist(), rows.shape[1], about)   # it would swallow the digits
 
     @classmethod
     def from_gram(cls, gram: list, k: int, about: float = 0.) -> 'Moments':

@@ -644,7 +644,7 @@ def planted(layer, units=(2, 3)):
     (nn.Conv2d(1, 12, 3, bias=False), (8, 1, 9, 9), lambda y: F.interpolate(y, scale_factor=2), True),
     (nn.Conv2d(1, 12, 3), (8, 1, 9, 9), lambda y: F.max_pool2d(F.pad(y, (1, 1, 1, 1)), 2), False),
     (nn.Conv2d(1, 12, 3), (8, 1, 9, 9), lambda y: y.permute(0, 2, 3, 1).contiguous(), False),
-    (nn.Conv2d(1, 12, 3), (8, 1, 9, 9), lambda y: y*torch.ones(12, 1, 1), False)], ids=str)
+    (nn.Conv2d(1, 12, 3), (8, 1, 9, 9), lambda y: y*torch.ones(12, 1, 1), False)])
 def test_units_of_layers_without_bias_and_behind_what_keeps_them(layer, shape, then, positive):
     x = torch.rand(shape) if positive else torch.randn(shape)
     s = watch(net_of(planted(layer), nn.ReLU(), then), x)
