@@ -6,8 +6,8 @@
 __all__ = ['LATE', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'Callback', 'split_batch', 'DivergedError', 'Learner', 'Recorder',
            'count_items', 'AvgStats', 'BatchTransform', 'DeviceCallback', 'Progress', 'MixedPrecision', 'LRFinder']
 
-# %% ../nbs/06a_learner.ipynb #d035e45d
-import copy, dataclasses, inspect, math, os, random, sys, warnings
+# %% ../nbs/06a_learner.ipynb #41a92b26
+import copy, dataclasses, functools, inspect, itertools, math, operator, os, random, sys, warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -28,20 +28,26 @@ class CancelFit(Exception):
 
 # %% ../nbs/06a_learner.ipynb #05f6c450
 class Callback:
-    "Looks on or steps in while a `Learner` works: define any of these methods. Each is handed the learner."
+    "Looks on or steps in while a `Learner` works: each method is handed the learner."
     order = 0         # lower ones run first; in `after_fit`, last
-    only_fit = False  # True: `validate`, `predict` and `lr_find` leave it out: it records, or plans the training
+    # True: `validate`, `predict` and `lr_find` leave it out: it records, or plans the training
+    only_fit = False
     def before_fit(self, learn: 'Learner') -> None: "Before anything else."
-    def before_epoch(self, learn: 'Learner') -> None: "Before the first batch of an epoch."
-    def before_batch(self, learn: 'Learner') -> None: "`learn.xb` and `learn.yb` are there."
+    def before_epoch(self, learn: 'Learner') -> None:
+        "Before the first batch of an epoch."
+    def before_batch(self, learn: 'Learner') -> None:
+        "`learn.xb` and `learn.yb` are there."
     def after_pred(self, learn: 'Learner') -> None: "`learn.pred` is there."
-    def after_loss(self, learn: 'Learner') -> None: "`learn.loss` is there (not in `predict`)."
+    def after_loss(self, learn: 'Learner') -> None:
+        "`learn.loss` is there (not in `predict`)."
     def after_backward(self, learn: 'Learner') -> None:
         "Gradients are there (training only). CancelBatch here leaves them to be added to."
     def after_step(self, learn: 'Learner') -> None:
         "The optimiser has stepped (training only); gradients are cleared after this."
-    def after_batch(self, learn: 'Learner') -> None: "In any case, but for errors."
-    def after_epoch(self, learn: 'Learner') -> None: "Training and validation passes are done."
+    def after_batch(self, learn: 'Learner') -> None:
+        "In any case, but for errors."
+    def after_epoch(self, learn: 'Learner') -> None:
+        "Training and validation passes are done."
     def after_fit(self, learn: 'Learner') -> None:
         "In any case, also after an error or Ctrl-C: the place to clean up."
 
@@ -58,15 +64,18 @@ def _in_order(cbs):
             if event and callable(getattr(cb, name)):
                 raise InputError(f"{type(cb).__name__} has a method {name}, expected one of "
                                  f"{', '.join(_EVENTS)}.")
-    def own(method, event): return getattr(method, '__func__', None) is not getattr(Callback, event)
-    cbs = sorted(cbs, key=lambda cb: cb.order)
+    def own(f, event):
+        return getattr(f, '__func__', None) is not getattr(Callback, event)
+    cbs = sorted(cbs, key=operator.attrgetter('order'))
     return cbs, {e: [f for cb in cbs if own(f := getattr(cb, e), e)] for e in _EVENTS}
 
 # %% ../nbs/06a_learner.ipynb #0d11c0f0
 def _takes(model, name):
     "Whether the model's forward takes an argument of this name."
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)): model = model.module
-    forward = getattr(model, '_orig_mod', model).forward             # a compiled model's own says nothing
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    # a compiled model's own says nothing
+    forward = getattr(model, '_orig_mod', model).forward
     return any(p.name == name or p.kind is p.VAR_KEYWORD
                for p in inspect.signature(forward).parameters.values())
 
@@ -74,31 +83,44 @@ def _samples(batch):
     "Whether a batch looks like samples that were not put together."
     if hasattr(batch, '_fields'): return False
     kinds = set(map(type, batch))
-    return len(batch) > 2 and len(kinds) == 1 and issubclass(kinds.pop(), (tuple, list, Mapping, str))
+    alike = len(batch) > 2 and len(kinds) == 1
+    return alike and issubclass(kinds.pop(), (tuple, list, Mapping, str))
 
 def split_batch(
-    batch: Any,            # a pair (inputs, target); (input, input, …, target); a dict that has 'labels'
-    model: nn.Module,      # gets the labels, too, where its forward takes them: then it may give the loss
+    batch: Any,            # (inputs, target); (input, input, …, target); a dict with 'labels'
+    model: nn.Module,      # gets the labels, too, where its forward takes them
     target: bool = True    # whether there must be one; without it, inputs may stand alone
-) -> tuple[Any, Any, str]: # inputs, target, and how the model takes the inputs: as 'one', 'several' or 'named'
+) -> tuple[Any, Any, str]: # inputs; target; how the model takes them: 'one', 'several', 'named'
     "Take a batch apart, as `Learner` does unless it is told how."
+    if type(batch) in (tuple, list) and len(batch) == 2:
+        return batch[0], batch[1], 'one'
     hint = "; Learner(split=lambda batch: (inputs, target)) takes any other apart."
     if isinstance(batch, Mapping):
         if target and 'labels' not in batch:
-            raise InputError(f"a batch is a {type(batch).__name__} with {', '.join(map(repr, batch))}, "
+            raise InputError(f"a batch is a {type(batch).__name__} with "
+                             f"{', '.join(map(repr, batch))}, "
                              f"expected 'labels' among them{hint}")
         if 'labels' in batch and not _takes(model, 'labels'):
             return {k: v for k, v in batch.items() if k != 'labels'}, batch['labels'], 'named'
         return batch, batch.get('labels'), 'named'
     parts = isinstance(batch, (tuple, list)) and not isinstance(batch, PackedSequence)
     if parts and _samples(batch):
-        raise InputError(f"a batch is a {type(batch).__name__} of {len(batch)} {type(batch[0]).__name__}s, expected "
-                         f"(inputs, target): are these samples that the loader has not collated?{hint}")
+        raise InputError(f"a batch is a {type(batch).__name__} of {len(batch)} "
+                         f"{type(batch[0]).__name__}s, expected "
+                         "(inputs, target): are these samples that the loader has not "
+                         f"collated?{hint}")
     if parts and len(batch) == 2: return batch[0], batch[1], 'one'
     if parts and len(batch) > 2: return tuple(batch[:-1]), batch[-1], 'several'
     if not target: return (batch[0] if parts and batch else batch), None, 'one'
     raise InputError(f"a batch is a {type(batch).__name__}{f' of {len(batch)}' if parts else ''}, "
                      f"expected a pair (inputs, target), or several inputs and a target{hint}")
+
+def _told(parts):
+    "What a `split` of the user's own gave, with how the model takes it."
+    if not (isinstance(parts, (tuple, list)) and len(parts) == 2):
+        raise InputError(f"split gave a {type(parts).__name__}, expected a pair (inputs, target).")
+    xb, yb = parts
+    return xb, yb, 'several' if type(xb) is tuple else 'named' if isinstance(xb, Mapping) else 'one'
 
 # %% ../nbs/06a_learner.ipynb #c2df72d0
 def _over(leaf, *xs):
@@ -106,11 +128,15 @@ def _over(leaf, *xs):
     first = xs[0]
     if isinstance(first, (torch.Tensor, PackedSequence)): return leaf(*xs)
     if isinstance(first, (tuple, list, Mapping)) and len(set(map(len, xs))) > 1:
-        raise InputError(f"different batches gave a {type(first).__name__} of {' and '.join(str(len(x)) for x in xs)}, "
+        raise InputError(f"different batches gave a {type(first).__name__} of "
+                         f"{' and '.join(str(len(x)) for x in xs)}, "
                          "expected as many each time: call predict with one batch at a time.")
-    if isinstance(first, tuple) and hasattr(first, '_fields'): return type(first)._make(_over(leaf, *vs) for vs in zip(*xs))
-    if isinstance(first, (tuple, list)): return type(first)([_over(leaf, *vs) for vs in zip(*xs)])
-    if callable(getattr(first, 'to', None)): return leaf(*xs)       # it knows best how to move
+    if isinstance(first, tuple) and hasattr(first, '_fields'):
+        return type(first)._make(_over(leaf, *vs) for vs in zip(*xs))
+    if isinstance(first, (tuple, list)):
+        return type(first)([_over(leaf, *vs) for vs in zip(*xs)])
+    if callable(getattr(first, 'to', None)):
+        return leaf(*xs)       # it knows best how to move
     if isinstance(first, Mapping):
         new = {k: _over(leaf, *(x[k] for x in xs)) for k in first}
         if not isinstance(first, MutableMapping): return type(first)(new)
@@ -118,24 +144,28 @@ def _over(leaf, *xs):
         for k, v in new.items(): out[k] = v
         return out
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        new = {f.name: _over(leaf, *(getattr(x, f.name) for x in xs)) for f in dataclasses.fields(first) if f.init}
+        names = [f.name for f in dataclasses.fields(first) if f.init]
+        new = {k: _over(leaf, *(getattr(x, k) for x in xs)) for k in names}
         return dataclasses.replace(first, **new)
     return leaf(*xs)
 
 def _moved(x, device):
     "Tensors in `x`, and whatever has a `.to`, on `device`."
     def move(v):
-        if isinstance(v, torch.Tensor): return v.to(device, non_blocking=torch.device(device).type != 'cpu')
+        if isinstance(v, torch.Tensor):
+            return v.to(device, non_blocking=torch.device(device).type != 'cpu')
         return v.to(device) if callable(getattr(v, 'to', None)) else v
     return _over(move, x)
 
 def _joined(*parts):
-    "The predictions of several batches as one; what has no rows is a list, with one for each batch."
+    "Predictions of several batches as one; what has no rows is a list, one for each batch."
     if all(p is None for p in parts): return None
     if not all(isinstance(p, torch.Tensor) for p in parts): return list(parts)
     if parts[0].ndim == 0: return torch.stack(parts)
-    if len(shapes := {tuple(p.shape[1:]) for p in parts}) == 1: return torch.cat(parts)
-    raise InputError(f"predictions of different batches have rows of shapes {', '.join(map(str, sorted(shapes)))}, "
+    if len(shapes := {tuple(p.shape[1:]) for p in parts}) == 1:
+        return torch.cat(parts)
+    raise InputError("predictions of different batches have rows of shapes "
+                     f"{str(sorted(shapes))[1:-1]}, "
                      "expected one shape: call predict with one batch at a time.")
 
 # %% ../nbs/06a_learner.ipynb #e3db2780
@@ -149,60 +179,71 @@ class DivergedError(RuntimeError):
 
 def _waits(t):
     "Whether reading a tensor means waiting for an accelerator."
-    return t.device.type != 'cpu'
+    return not t.is_cpu
 
 def _value(t):
-    "The number in a tensor. In the CPU's memory it is read where it lies, which no operator is called for."
-    t = t.detach()
-    if _waits(t) or type(t) is not torch.Tensor or t.dtype not in (torch.float32, torch.float64): return t.item()
-    return float(t.numpy().reshape(()))
+    "The number in a tensor; in the CPU's memory it is read where it lies, without an operator."
+    plain = t.is_cpu and not t.ndim and type(t) is torch.Tensor
+    if plain and t.dtype in (torch.float32, torch.float64):
+        return float(t.detach().numpy())
+    return t.item()
 
 def _values(ts):
     "The numbers in several tensors, read at once where they lie together."
     together = len({t.device for t in ts}) == 1 and len(ts) > 1
-    return torch.stack([t.detach().reshape(()) for t in ts]).tolist() if together else [_value(t) for t in ts]
+    if not together: return [_value(t) for t in ts]
+    return torch.stack([t.detach().reshape(()) for t in ts]).tolist()
 
 @dataclass
 class _Losses:
     "Losses of a pass that nobody has looked at yet."
-    waiting: list = field(default_factory=list)   # on an accelerator: (batch, learning rates, loss), at most LATE
+    waiting: list = field(default_factory=list)   # fewer than LATE: (batch, learning rates, loss)
 
-    def look(self, learn):
-        "At the loss of this batch, at once or later."
-        rates = [g['lr'] for g in learn.opt.param_groups]
-        if _waits(learn.loss):
-            self.waiting.append((learn.batch_idx, rates, learn.loss.detach()))
-            if len(self.waiting) >= LATE: self.read(learn)
-        elif not math.isfinite(value := _value(learn.loss)): self.fail(learn, learn.batch_idx, rates, value)
+    def later(self, learn):
+        "The loss of this batch, some time."
+        self.waiting.append((learn.batch_idx, _rates(learn), learn.loss.detach()))
+        if len(self.waiting) >= LATE: self.read(learn)
 
     def read(self, learn):
         "What still waits."
         seen, self.waiting = [w for w in self.waiting if not w[2].is_meta], []
         for (batch, rates, _), value in zip(seen, _values([w[2] for w in seen])):
-            if not math.isfinite(value): self.fail(learn, batch, rates, value)
+            if not math.isfinite(value): _diverged(learn, batch, rates, value)
 
-    def fail(self, learn, batch, rates, value):
-        late = f" (seen after batch {learn.batch_idx})" if batch != learn.batch_idx else ''
-        raise DivergedError(
-            f"the loss became {value} in epoch {learn.epoch}, batch {batch} of {'training' if learn.training else 'validation'}, at "
-            f"learning rate {', '.join(f'{lr:.3g}' for lr in rates)}{late}: lower it, look at the initialisation, "
-            "or look for nan in the batch.", learn.epoch, batch)
+def _rates(learn): return [g['lr'] for g in learn.opt.param_groups]
 
-# %% ../nbs/06a_learner.ipynb #00e80502
+def _diverged(learn, batch, rates, value):
+    phase = 'training' if learn.training else 'validation'
+    late = f" (seen after batch {learn.batch_idx})" if batch != learn.batch_idx else ''
+    raise DivergedError(
+        f"the loss became {value} in epoch {learn.epoch}, batch {batch} of {phase}, at learning "
+        "rate "
+        f"{', '.join(f'{lr:.3g}' for lr in rates)}{late}: lower it, look at the initialisation, "
+        "or look for nan in the batch.", learn.epoch, batch)
+
+# %% ../nbs/06a_learner.ipynb #57e7cdfb
+@functools.cache
+def _needs_closure(optimiser):
+    closure = inspect.signature(optimiser.step).parameters.get('closure')
+    return closure is not None and closure.default is inspect.Parameter.empty
+
 def _check_fit(learn, epochs):
-    if not (isinstance(epochs, int) and epochs >= 0): raise InputError(f"epochs is {epochs!r}, expected a whole number.")
+    if not (isinstance(epochs, int) and epochs >= 0):
+        raise InputError(f"epochs is {epochs!r}, expected a whole number.")
     opt = learn.opt
     if not isinstance(opt, torch.optim.Optimizer):
-        raise InputError(f"opt is {opt!r}, expected an optimiser such as torch.optim.SGD(model.parameters(), lr=.1).")
-    closure = inspect.signature(opt.step).parameters.get('closure')
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise InputError(f"opt is {type(opt).__name__}, whose step needs a closure that evaluates the model again, "
+        raise InputError(f"opt is {opt!r}, expected an optimiser such as "
+                         "torch.optim.SGD(model.parameters(), lr=.1).")
+    if _needs_closure(type(opt)):
+        raise InputError(f"opt is {type(opt).__name__}, whose step needs a closure that "
+                         "evaluates the model again, "
                          "expected one that steps from the gradients: SGD, Adam and the like.")
     for what in ('train_dl', 'valid_dl'):
         if isinstance(dl := getattr(learn, what), Iterator):
             raise InputError(f"{what} is a {type(dl).__name__}, which is used up after one epoch, "
                              "expected a list or a loader.")
-    if not {id(p) for g in opt.param_groups for p in g['params']} & set(map(id, learn.model.parameters())):
+    ours = set(map(id, learn.model.parameters()))
+    if not any(id(p) in ours for g in opt.param_groups for p in g['params']):
         raise InputError("opt holds no parameter of the model, expected its own: "
                          "was the model made anew after the optimiser?")
 
@@ -211,28 +252,29 @@ def _check_fit(learn, epochs):
 class Learner:
     """A model, its data, its loss and its optimiser. `fit` trains; callbacks look on and step in.
 
-    A batch is a pair (inputs, target), or (input, input, …, target), or a dict that goes to the model by keyword
-    and whose 'labels' are the target; `split` takes any other apart."""
+    A batch is a pair (inputs, target), or (input, input, …, target), or a dict that goes to the
+    model by keyword and whose 'labels' are the target. `split` takes any other apart: inputs in
+    a tuple are several arguments of the model, in a dict named ones, and whatever else is one."""
     model: nn.Module
     train_dl: Iterable             # gives batches, each time it is iterated over
     valid_dl: Iterable | None      # likewise; None: no validation
     loss_func: Callable            # of predictions and targets, to one number
     opt: torch.optim.Optimizer     # of the model's parameters
     cbs: Iterable[Callback] = ()   # for everything that follows
-    split: Callable | None = None  # of a batch, to (inputs, target): a tuple of inputs is several arguments, a dict named ones
+    split: Callable | None = None  # of a batch, to (inputs, target): a tuple is several
     # What callbacks find, besides these:
-    epochs: int = field(default=0, init=False)         # of this fit
-    epoch: int = field(default=0, init=False)          # counted from 0
-    step: int = field(default=0, init=False)           # steps of the optimiser in this fit
-    dl: Iterable = field(default=None, init=False)     # the loader in use
-    training: bool = field(default=False, init=False)  # False: no gradients, and the model in evaluation mode
+    epochs: int = field(default=0, init=False)              # of this fit
+    epoch: int = field(default=0, init=False)               # counted from 0
+    step: int = field(default=0, init=False)                # of the optimiser, in this fit
+    dl: Iterable = field(default=None, init=False)          # the loader in use
+    training: bool = field(default=False, init=False)       # False: validation or prediction
     batch_idx: int | None = field(default=None, init=False) # in this pass, from 0
-    xb: Any = field(default=None, init=False)          # inputs of the batch
-    yb: Any = field(default=None, init=False)          # its target; None where `predict` finds none
-    how: str = field(default='one', init=False)        # the model takes xb as 'one' argument, 'several' or 'named'
+    xb: Any = field(default=None, init=False)               # inputs of the batch
+    yb: Any = field(default=None, init=False)               # its target; None: `predict` has none
+    how: str = field(default='one', init=False)             # the model takes xb: 'several', 'named'
     pred: Any = field(default=None, init=False)
     loss: torch.Tensor = field(default=None, init=False)    # may be replaced in `after_loss`
-    scaler: Any = field(default=None, init=False)      # a GradScaler while `MixedPrecision` uses one
+    scaler: Any = field(default=None, init=False)           # the GradScaler in use
 
     def __post_init__(self): self.cbs = list(self.cbs)
 
@@ -240,37 +282,42 @@ class Learner:
         epochs: int,
         cbs: Iterable[Callback] = ()   # for this fit only
     ) -> None:
-        """Train for some epochs. Each pass puts the whole model into training or evaluation mode; however it ends,
-        `after_fit` runs, and every module is put back into the mode it was in.
+        """Train for some epochs. Each pass puts the whole model into training or evaluation mode;
+        however it ends, `after_fit` runs, and every module is put back into the mode it was in.
 
-        Raises `InputError` before anything is changed, and `DivergedError` when the loss is not finite: on the CPU
-        before that step, on an accelerator some steps later. Ctrl-C is passed on."""
+        Raises `InputError` before anything is changed, and `DivergedError` when the loss is not
+        finite: on the CPU before that step, elsewhere at most `LATE` steps later. Ctrl-C passes."""
         _check_fit(self, epochs)
+        self.epochs, self.epoch, self.step = epochs, 0, 0
         def work():
             self.opt.zero_grad()                        # whatever an interrupted fit has left there
-            for self.epoch in range(epochs): self._epoch(self.train_dl, self.valid_dl)
-        def start(): self.epochs, self.epoch, self.step = epochs, 0, 0
-        self._run([*self.cbs, *cbs], work, start)
+            for self.epoch in range(epochs):
+                self._epoch(self.train_dl, self.valid_dl)
+        self._run([*self.cbs, *cbs], work)
 
     def validate(self,
         dl: Iterable | None = None,    # None: valid_dl
         cbs: Iterable[Callback] = ()   # for this pass only, besides those that are not `only_fit`
-    ) -> dict[str, float]:             # 'loss', and each metric of the `AvgStats` among all callbacks by its name
-        "Average loss and metrics over a loader: no gradients, no step, no row in a table; modes put back."
+    ) -> dict[str, float]:             # 'loss', and the metrics of `AvgStats` by name
+        "Average loss and metrics of a loader: no gradients, no row in a table; modes put back."
         avg, look = AvgStats.twin([*self.cbs, *cbs]), copy.copy(self)
         dl = self.valid_dl if dl is None else dl
-        if dl is None: raise InputError("validate has no data, expected a loader: validate(dl), or a valid_dl.")
+        if dl is None:
+            raise InputError("validate has no data, expected a loader: validate(dl), or a "
+                             "valid_dl.")
         look._run([*self._always(), *cbs, avg], lambda: look._epoch(None, dl))
-        if not (means := avg.means()): raise InputError("validate saw no loss, expected one: did a callback cancel?")
+        if not (means := avg.means()):
+            raise InputError("validate saw no loss, expected one: did a callback cancel?")
         return means['valid']
 
     def predict(self,
-        data: Any = None               # a loader, or one batch: a tensor, a dict, or a list or tuple that begins with one; None: valid_dl
-    ) -> Any:                          # what the model gives, rows of all batches in order, on the CPU
-        """Predictions: no gradients, modes put back. A batch is taken apart as in training, and its target, if it
-        has one, left out."""
+        data: Any = None               # a loader; or a batch: tensor, dict, tuple, list with a tensor
+    ) -> Any:                          # what the model gives, rows of all batches, on the CPU
+        """Predictions of a loader or a batch, of `valid_dl` for None: no gradients, modes put back.
+        A batch is taken apart as in training; its target, if it has one, is left out."""
         data = self.valid_dl if data is None else data
-        if data is None: raise InputError("predict has no data, expected a loader, a batch or a valid_dl.")
+        if data is None:
+            raise InputError("predict has no data, expected a loader, a batch or a valid_dl.")
         keep, look = _Predictions(), copy.copy(self)
         dl = [data] if _is_batch(data) else data
         look._run([*self._always(), keep], lambda: look._epoch(None, dl, target=False))
@@ -281,7 +328,7 @@ class Learner:
         lr_max: float = 10.,
         steps: int = 100
     ) -> 'LRFinder':                   # with `suggestion`, `plot()`, `lrs`, `losses`, `smoothed`
-        "Raise the learning rate from step to step, note the loss, and put everything back: see `LRFinder`."
+        "Raise the learning rate step by step, and put everything back: see `LRFinder`."
         finder, look = LRFinder(lr_min, lr_max, steps), copy.copy(self)
         look.valid_dl, look.cbs = None, self._always()
         look.fit(steps, [finder])
@@ -297,22 +344,23 @@ class Learner:
             if os.path.exists(new): os.remove(new)
 
     def load(self, path: str | os.PathLike) -> None:
-        "Read them back, to the devices where the parameters are; `InputError`, and nothing changed, if they do not fit."
+        "Read them back; `InputError`, and nothing changed, if they do not fit."
         _load(self.model, self.opt, path)
 
     @property
     def scale(self) -> Any:            # 1., or a tensor on the loss's device
         "By which factor the loss, and so every gradient, is multiplied: see `MixedPrecision`."
-        return 1. if self.scaler is None else self.scaler.scale(torch.ones((), device=self.loss.device))
+        if self.scaler is None: return 1.
+        return self.scaler.scale(torch.ones((), device=next(self.model.parameters()).device))
 
     def _always(self): return [cb for cb in self.cbs if not cb.only_fit]
 
-    def _run(self, cbs, work, start=lambda: None):
+    def _run(self, cbs, work):
         "`work`, with callbacks set up before it and cleaned up after it, however it ends."
         cbs, self._call = _in_order(cbs)
-        start()
         with suppress(CancelFit), ExitStack() as stack:
-            for m in self.model.modules(): stack.callback(setattr, m, 'training', m.training)
+            for m in self.model.modules():
+                stack.callback(setattr, m, 'training', m.training)
             for cb in cbs:
                 stack.callback(cb.after_fit, self)
                 cb.before_fit(self)
@@ -335,48 +383,52 @@ class Learner:
         with torch.set_grad_enabled(training):
             try:
                 for self.batch_idx, batch in enumerate(dl):
-                    self._split(batch, target)
+                    if self.split: parts = _told(self.split(batch))
+                    else: parts = split_batch(batch, self.model, target)
+                    self.xb, self.yb, self.how = parts
                     try: self._batch()
                     except CancelBatch: pass
                     try: self._at('after_batch')
                     except CancelBatch: pass
             except (CancelEpoch, CancelFit): self._losses.read(self); raise
             self._losses.read(self)
-        if self.batch_idx is None: raise InputError(f"{'train_dl' if training else 'the loader'} gave no batch, expected at least one.")
-
-    def _split(self, batch, target):
-        if self.split is None: self.xb, self.yb, self.how = split_batch(batch, self.model, target); return
-        parts = self.split(batch)
-        if not (isinstance(parts, (tuple, list)) and len(parts) == 2):
-            raise InputError(f"split gave a {type(parts).__name__}, expected a pair (inputs, target).")
-        self.xb, self.yb = parts
-        self.how = 'several' if type(self.xb) is tuple else 'named' if isinstance(self.xb, Mapping) else 'one'
+        if self.batch_idx is None:
+            raise InputError(f"{'train_dl' if training else 'the loader'} gave no batch, "
+                             "expected at least one.")
 
     def _batch(self):
-        self._at('before_batch')
+        on = self._call
+        for call in on['before_batch']: call(self)
         if self.how == 'one': self.pred = self.model(self.xb)
-        else: self.pred = self.model(*self.xb) if self.how == 'several' else self.model(**self.xb)
-        self._at('after_pred')
+        else:
+            self.pred = self.model(*self.xb) if self.how == 'several' else self.model(**self.xb)
+        for call in on['after_pred']: call(self)
         self.loss = self.loss_func(self.pred, self.yb)
         if self.loss.numel() != 1:
-            raise InputError(f"loss_func gave shape {tuple(self.loss.shape)}, expected one number: does it average over the batch?")
-        self._at('after_loss')
-        self._losses.look(self)
+            raise InputError(f"loss_func gave shape {tuple(self.loss.shape)}, expected one "
+                             "number: does it average over the batch?")
+        for call in on['after_loss']: call(self)
+        if _waits(self.loss): self._losses.later(self)
+        elif not math.isfinite(value := _value(self.loss)):
+            _diverged(self, self.batch_idx, _rates(self), value)
         if not self.training: return
         (self.loss if self.scaler is None else self.scaler.scale(self.loss)).backward()
-        self._at('after_backward')
+        for call in on['after_backward']: call(self)
         if self.scaler is None: self.opt.step()
         else: self.scaler.step(self.opt)
         self.step += 1
-        try: self._at('after_step')
+        try:
+            for call in on['after_step']: call(self)
         finally:
-            if self.scaler is not None: self.scaler.update()       # only now: callbacks may ask for the scale
+            # only now: callbacks may ask for the scale
+            if self.scaler is not None: self.scaler.update()
             self.opt.zero_grad()
 
 # %% ../nbs/06a_learner.ipynb #8232a17d
 def _is_batch(data):
     if isinstance(data, (torch.Tensor, Mapping, PackedSequence)): return True
-    return isinstance(data, (tuple, list)) and bool(len(data)) and isinstance(data[0], (torch.Tensor, PackedSequence))
+    if not isinstance(data, list): return isinstance(data, tuple)
+    return any(isinstance(part, (torch.Tensor, PackedSequence)) for part in data)
 
 class _Predictions(Callback):
     order = math.inf                     # after whoever changes them
@@ -386,23 +438,28 @@ class _Predictions(Callback):
         self.each = self.each and _one_each(learn.pred, count_items(learn.xb, None))
         raise CancelBatch                # no loss
     def joined(self):
-        if not self.parts: raise InputError("predict saw no prediction, expected one: did a callback cancel?")
-        return [v for part in self.parts for v in part] if self.each else _over(_joined, *self.parts)
+        if not self.parts:
+            raise InputError("predict saw no prediction, expected one: did a callback cancel?")
+        if self.each: return [v for part in self.parts for v in part]
+        return _over(_joined, *self.parts)
 
 def _load(model, opt, path):
     "States of model and optimiser from a file, all or nothing."
     device = next((p.device for p in model.parameters()), None)
     saved = torch.load(path, map_location=device, weights_only=True)
     if not (isinstance(saved, dict) and {'model', 'opt'} <= saved.keys()):
-        raise InputError(f"{path} holds a {type(saved).__name__}, expected what Learner.save wrote.")
+        raise InputError(f"{path} holds a {type(saved).__name__}, expected what Learner.save "
+                         "wrote.")
     now, then = model.state_dict(), saved['model']
     shapes = [{k: tuple(getattr(v, 'shape', ())) for k, v in s.items()} for s in (then, now)]
-    if off := sorted(k for k in shapes[0].keys() | shapes[1].keys() if shapes[0].get(k) != shapes[1].get(k)):
-        said = ', '.join(f'{k} {shapes[0].get(k, "missing")}' for k in off[:3])
-        wanted = ', '.join(f'{k} {shapes[1].get(k, "missing")}' for k in off[:3])
-        raise InputError(f"{path} does not fit the model: found {said}, expected {wanted} ({len(off)} differ).")
+    off = sorted(dict(shapes[0].items() ^ shapes[1].items()))
+    if off:
+        said, wanted = (', '.join(f'{k} {s.get(k, "missing")}' for k in off[:3]) for s in shapes)
+        raise InputError(f"{path} does not fit the model: found {said}, expected {wanted} "
+                         f"({len(off)} differ).")
     try: opt.load_state_dict(saved['opt'])
-    except ValueError as e: raise InputError(f"{path} does not fit the optimiser: {e}.") from None
+    except ValueError as e:
+        raise InputError(f"{path} does not fit the optimiser: {e}.") from None
     model.load_state_dict(then)
 
 # %% ../nbs/06a_learner.ipynb #9eb4a2e8
@@ -410,10 +467,15 @@ def _load(model, opt, path):
 class _Series:
     "Numbers as they come."
     known: list[float] = field(default_factory=list)
-    waiting: list = field(default_factory=list)   # those that came after: numbers, and tensors still on their device
+    waiting: list = field(default_factory=list)   # later ones: numbers, and tensors on their device
 
     def append(self, v):
-        self.waiting.append(v.detach().clone() if isinstance(v, torch.Tensor) else v)
+        if isinstance(v, torch.Tensor):
+            if v.numel() != 1:
+                raise InputError(f"a metric or loss has shape {tuple(v.shape)}, expected one "
+                                 "number.")
+            v = v.detach().clone()
+        self.waiting.append(v)
         if len(self.waiting) >= 1000: self.read()
 
     def read(self) -> list[float]:
@@ -461,8 +523,11 @@ def _sizes(v):
     "How many items the parts of a batch speak of: one number, where they agree."
     if isinstance(v, PackedSequence): return {int(v.batch_sizes[0])}
     if isinstance(v, Mapping): v = list(v.values())
-    elif not isinstance(v, (tuple, list)): return {len(v)} if getattr(v, 'shape', ()) else set()
-    elif v and all(isinstance(e, (str, bytes, Mapping)) for e in v): return {len(v)}     # one for each item
+    elif not isinstance(v, (tuple, list)):
+        return {len(v)} if getattr(v, 'shape', ()) else set()
+    # one for each item
+    elif v and all(isinstance(e, (str, bytes, Mapping)) for e in v):
+        return {len(v)}
     return set().union(*map(_sizes, v))
 
 def _one_each(v, n):
@@ -475,27 +540,32 @@ def count_items(
     yb: Any        # its targets: they decide, where they say anything
 ) -> int | None:   # None: it cannot be told
     "How many items a batch holds."
+    if type(yb) is torch.Tensor and yb.ndim: return len(yb)
     both = [_sizes(yb), _sizes(xb)]
     for v, other, sizes in ((yb, xb, both[1]), (xb, yb, both[0])):
         lists = isinstance(v, list) and isinstance(other, list) and len(v) == len(other)
-        if _one_each(v, len(v) if lists and max(map(len, both)) > 1 else next(iter(sizes), None)): return len(v)
+        if _one_each(v, len(v) if lists and max(map(len, both)) > 1 else next(iter(sizes), None)):
+            return len(v)
     return next((n for s in both if len(s) == 1 for n in s), None)
 
 # %% ../nbs/06a_learner.ipynb #fdd93439
 class AvgStats(Callback):
-    "Average loss and metrics of each epoch, in training and validation: `rows`, and a table where it is shown."
+    "Average loss and metrics of each epoch, in training and validation: `rows`, and a table."
     only_fit = True
     def __init__(self,
-        *metrics: Callable, # each of predictions and targets, averaged over items, such as `accuracy`; its own name is its column
-        batch_size: Callable | None = None, # of inputs and targets, to their number of items, where that cannot be told from them
+        *metrics: Callable, # of predictions and targets, such as `accuracy`; named by their names
+        batch_size: Callable | None = None, # of inputs and targets, to how many items they are
         **named: Callable   # metrics under names of your choice
     ):
-        all_ = [(getattr(m, '__name__', type(m).__name__), m) for m in metrics] + list(named.items())
+        all_ = [(getattr(m, '__name__', type(m).__name__), m) for m in metrics]
+        all_ += named.items()
         self.metrics, self.rows, self.batch_size = dict(all_), Report(), batch_size
         if len(self.metrics) < len(all_) or {'loss', 'items'} & set(self.metrics):
-            raise InputError(f"AvgStats got metrics named {', '.join(n for n, _ in all_)}, expected different names, "
+            raise InputError(f"AvgStats got metrics named {', '.join(n for n, _ in all_)}, "
+                             "expected different names, "
                              "none of them loss or items: name them, AvgStats(mine=…).")
-        self.sums = {}      # of this epoch: for each phase, items, and loss and metrics times items
+        # in this epoch: for each phase, the items, loss and metrics of each batch
+        self.seen = {}
 
     @classmethod
     def twin(cls, cbs: Iterable[Callback]) -> 'AvgStats':
@@ -505,24 +575,31 @@ class AvgStats(Callback):
         for cb in found: new.metrics |= cb.metrics
         return new
 
-    def before_epoch(self, learn: Learner) -> None: self.sums = {}
+    def before_epoch(self, learn: Learner) -> None: self.seen = {}
     def after_loss(self, learn: Learner) -> None:
         n = (self.batch_size or count_items)(learn.xb, learn.yb)
         if n is None:
-            raise InputError(f"AvgStats cannot tell how many items a batch of {type(learn.xb).__name__} and "
-                             f"{type(learn.yb).__name__} holds: AvgStats(batch_size=lambda xb, yb: …).")
-        phase = 'train' if learn.training else 'valid'
-        sums = self.sums.setdefault(phase, dict(items=0, loss=0.) | dict.fromkeys(self.metrics, 0.))
+            raise InputError("AvgStats cannot tell how many items a batch of "
+                             f"{type(learn.xb).__name__} and "
+                             f"{type(learn.yb).__name__} holds: AvgStats(batch_size=lambda xb, "
+                             "yb: …).")
+        seen = self.seen.setdefault('train' if learn.training else 'valid', {})
+        if not seen:
+            seen |= {k: _Series() for k in ('items', 'loss', *self.metrics)}
+        seen['items'].append(n)
+        seen['loss'].append(learn.loss)
+        if not self.metrics: return
         with torch.no_grad():
-            new = dict(items=1, loss=learn.loss.detach()) | {k: m(learn.pred, learn.yb) for k, m in self.metrics.items()}
-            for k, v in new.items():
-                if getattr(v, 'dtype', None) in (torch.float16, torch.bfloat16): v = v.float()   # they add up badly
-                sums[k] = sums[k] + v*n
+            for k, metric in self.metrics.items():
+                seen[k].append(metric(learn.pred, learn.yb))
 
     def means(self) -> dict[str, dict[str, float]]:
         "By phase, 'train' or 'valid': the averages so far in this epoch."
-        def mean(v, n): return float(v)/n if n else math.nan
-        return {phase: {k: mean(v, sums['items']) for k, v in sums.items() if k != 'items'} for phase, sums in self.sums.items()}
+        def mean(ns, vs):
+            return sum(n*v for n, v in zip(ns, vs))/sum(ns) if any(ns) else math.nan
+        both = {phase: {k: v.read() for k, v in seen.items()} for phase, seen in self.seen.items()}
+        return {phase: {k: mean(cols['items'], v) for k, v in cols.items() if k != 'items'}
+                for phase, cols in both.items()}
 
     def after_epoch(self, learn: Learner) -> None:
         means = {f'{phase} {k}': v for phase, each in self.means().items() for k, v in each.items()}
@@ -536,20 +613,23 @@ class AvgStats(Callback):
 
 # %% ../nbs/06a_learner.ipynb #247b774a
 class BatchTransform(Callback):
-    "Change the inputs of every batch, but not in place: `BatchTransform(lambda xb: xb.view(-1, 1, 28, 28))`."
+    "Change the inputs of every batch: `BatchTransform(lambda xb: xb.view(-1, 1, 28, 28))`."
     order = -10
-    def __init__(self, f: Callable): self.f = f    # of `learn.xb`: one input, a tuple of several, or a dict
+    # of `learn.xb`: one input, a tuple of several, or a dict
+    def __init__(self, f: Callable): self.f = f
     def before_batch(self, learn: Learner) -> None: learn.xb = self.f(learn.xb)
 
 class DeviceCallback(Callback):
     "Model and batches on one device: a GPU if there is one. The model stays there."
     order = -20
     def __init__(self, device: str | torch.device | None = None):
-        best = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-        self.device = torch.device(device or best)
+        mps = torch.backends.mps.is_available()
+        there = dict(cuda=torch.cuda.is_available(), mps=mps, cpu=True)
+        self.device = torch.device(device or next(d for d, here in there.items() if here))
     def before_fit(self, learn: Learner) -> None:
         learn.model.to(self.device)
-        learn.opt.load_state_dict(learn.opt.state_dict())     # moves its state to where the parameters are now
+        # moves its state to where the parameters are now
+        learn.opt.load_state_dict(learn.opt.state_dict())
     def before_batch(self, learn: Learner) -> None:
         learn.xb, learn.yb = _moved(learn.xb, self.device), _moved(learn.yb, self.device)
 
@@ -559,33 +639,45 @@ class Progress(Callback):
     order, only_fit, bar, loss = 10, True, None, None
     def before_fit(self, learn: Learner) -> None:
         from tqdm.auto import tqdm
-        try: total = learn.epochs*sum(len(dl) for dl in (learn.train_dl, learn.valid_dl) if dl is not None)
-        except TypeError: total = None                       # a loader that does not know its length
-        off = bool(os.environ.get('TQDM_DISABLE'))           # tqdm's own variable, which its notebook bar overlooks
+        try:
+            both = [dl for dl in (learn.train_dl, learn.valid_dl) if dl is not None]
+            total = learn.epochs*sum(map(len, both))
+        # a loader that does not know its length
+        except TypeError: total = None
+        # tqdm's own variable, which its notebook bar overlooks
+        off = bool(os.environ.get('TQDM_DISABLE'))
         self.bar = tqdm(total=total, leave=False, disable=off)
-    def after_loss(self, learn: Learner) -> None: self.loss = learn.loss.detach()
+    def after_loss(self, learn: Learner) -> None:
+        self.loss = learn.loss.detach()
     def after_batch(self, learn: Learner) -> None:
-        if not self.bar.update() or self.loss is None: return        # it shows some ten times a second
-        self.bar.set_postfix_str(f'epoch {learn.epoch + 1}/{learn.epochs}, loss {_value(self.loss):.3g}')
+        # it shows some ten times a second
+        if not self.bar.update() or self.loss is None: return
+        loss = _value(self.loss)
+        self.bar.set_postfix_str(f'epoch {learn.epoch + 1}/{learn.epochs}, loss {loss:.3g}')
     def after_fit(self, learn: Learner) -> None:
         if self.bar is not None: self.bar.close()
 
 # %% ../nbs/06a_learner.ipynb #731721ad
 class MixedPrecision(Callback):
-    "Forward and loss under autocast; where `dtype` is float16, the loss scaled by a `GradScaler`, a new one for every fit."
-    order, _open = 100, None           # the last before the model is called, the first to be cleaned up
-    def __init__(self, dtype: torch.dtype = torch.bfloat16):   # torch.float16 on GPUs that have no bfloat16
+    "Forward and loss under autocast; in float16 with a `GradScaler`, a new one for every fit."
+    # the last before the model is called, the first to be cleaned up
+    order, _open = 100, None
+    # torch.float16 on GPUs that have no bfloat16
+    def __init__(self, dtype: torch.dtype = torch.bfloat16):
         if dtype not in (torch.bfloat16, torch.float16):
-            raise InputError(f"MixedPrecision got {dtype!r}, expected torch.bfloat16 or torch.float16.")
+            raise InputError(f"MixedPrecision got {dtype!r}, expected torch.bfloat16 or "
+                             "torch.float16.")
         self.dtype = dtype
     def before_fit(self, learn: Learner) -> None:
         self.device = next(learn.model.parameters()).device.type
-        if self.dtype is torch.float16: learn.scaler = torch.amp.GradScaler(self.device)
+        if self.dtype is torch.float16:
+            learn.scaler = torch.amp.GradScaler(self.device)
     def before_batch(self, learn: Learner) -> None:
         self._open = torch.autocast(self.device, self.dtype)
         self._open.__enter__()
     def after_loss(self, learn: Learner) -> None: self._close()
-    def after_batch(self, learn: Learner) -> None: self._close()     # where it was cancelled before its loss
+    # where it was cancelled before its loss
+    def after_batch(self, learn: Learner) -> None: self._close()
     def after_fit(self, learn: Learner) -> None:
         self._close()
         learn.scaler = None
@@ -607,8 +699,11 @@ def _random_sources(dl, seen):
         seen.add(id(v))
         if isinstance(v, torch.Generator): yield v.set_state, v.get_state()
         elif isinstance(v, random.Random): yield v.setstate, v.getstate()
-        elif hasattr(v, 'bit_generator'): yield lambda s, b=v.bit_generator: setattr(b, 'state', s), v.bit_generator.state
-        elif callable(getattr(v, 'set_state', None)): yield v.set_state, v.get_state()      # numpy's RandomState
+        elif hasattr(v, 'bit_generator'):
+            yield lambda s, b=v.bit_generator: setattr(b, 'state', s), v.bit_generator.state
+        # numpy's RandomState
+        elif callable(getattr(v, 'set_state', None)):
+            yield v.set_state, v.get_state()
     for part in ('sampler', 'batch_sampler', 'dataset'):
         yield from _random_sources(getattr(dl, part, None), seen)
 
@@ -618,27 +713,34 @@ def _keep(learn) -> ExitStack:  # close it
     for m in learn.model.modules():
         for own in (vars(m), m._parameters, m._buffers):
             undo.callback(_reset, own, dict(own))
-            tensors |= {id(v): (v, v.detach().clone()) for v in own.values() if isinstance(v, torch.Tensor)}
+            found = [v for v in own.values() if isinstance(v, torch.Tensor)]
+            tensors |= {id(v): (v, v.detach().clone()) for v in found}
     def write():
         with torch.no_grad():
             for t, old in tensors.values(): t.copy_(old)
     undo.callback(write)
     undo.callback(learn.opt.load_state_dict, copy.deepcopy(learn.opt.state_dict()))
     undo.callback(torch.set_rng_state, torch.get_rng_state())
-    if torch.cuda.is_initialized(): undo.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-    if torch.backends.mps.is_available(): undo.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+    if torch.cuda.is_initialized():
+        undo.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+    if torch.backends.mps.is_available():
+        undo.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
     undo.callback(random.setstate, random.getstate())
-    if np := sys.modules.get('numpy'): undo.callback(np.random.set_state, np.random.get_state())
-    for put, state in _random_sources(learn.train_dl, set()): undo.callback(put, state)
+    if np := sys.modules.get('numpy'):
+        undo.callback(np.random.set_state, np.random.get_state())
+    for put, state in _random_sources(learn.train_dl, set()):
+        undo.callback(put, state)
     return undo
 
 # %% ../nbs/06a_learner.ipynb #189294cc
 class LRFinder(Callback):
-    """Raise the learning rate step by step, note the loss, then put everything back (Smith 2015, arXiv 1506.01186).
+    """Raise the learning rate step by step, note the loss, then put everything back (Smith 2015,
+    arXiv 1506.01186).
 
-    `learn.lr_find()`, or `learn.fit(steps, [finder])`: it stops by itself, after `steps`, or when the loss, smoothed
-    over some five steps, is four times its best or not finite; `ended` says which. `lrs` are those of the first
-    parameter group that has one, the others in proportion. Callbacks that are not `only_fit` see its steps as any."""
+    `learn.lr_find()`, or `learn.fit(steps, [finder])`: it stops by itself, after `steps`, or when
+    the loss, smoothed over some five steps, is four times its best or not finite; `ended` says
+    which. `lrs` are those of the first parameter group whose rate is not 0, the others in
+    proportion. Callbacks that are not `only_fit` see its steps as they see any."""
     order, only_fit, _undo = -5, True, None   # before those that look at the loss
     def __init__(self, lr_min: float = 1e-5, lr_max: float = 10., steps: int = 100):
         if not 0 < lr_min < lr_max or steps < 2:
@@ -656,22 +758,26 @@ class LRFinder(Callback):
 
     def before_batch(self, learn: Learner) -> None:
         if not learn.training: raise CancelEpoch
-        if len(self.lrs) == self.steps: self._end(f'all {self.steps} steps were made')
+        if len(self.lrs) == self.steps:
+            self._end(f'all {self.steps} steps were made')
         self._lr = self.lr_min*(self.lr_max/self.lr_min)**(len(self.lrs)/(self.steps - 1))
         self._set = [self._lr*share for share in self._shares]
         for g, lr in zip(learn.opt.param_groups, self._set): g['lr'] = lr
 
     def after_loss(self, learn: Learner) -> None:
-        if (found := [g['lr'] for g in learn.opt.param_groups]) != self._set:
-            raise InputError(f"another callback set the learning rates to {found} while LRFinder had set {self._set}, "
-                             "expected none that does: mark it only_fit = True and call learn.lr_find().")
+        if (found := _rates(learn)) != self._set:
+            raise InputError(f"another callback set the learning rates to {found} while LRFinder "
+                             f"had set {self._set}, "
+                             "expected none that does: mark it only_fit = True and call "
+                             "learn.lr_find().")
         self.losses.append(_value(learn.loss))
         self.lrs.append(self._lr)
         self._smooth = .8*self._smooth + .2*self.losses[-1]
         smooth = self._smooth/(1 - .8**len(self.losses))
         self._best = min(self._best, smooth)
         if not math.isfinite(smooth): self._end('the loss was not finite')
-        if smooth - self._best > 3*abs(self._best): self._end('the loss was four times its best')
+        if smooth - self._best > 3*abs(self._best):
+            self._end('the loss was four times its best')
 
     def _end(self, why):
         self.ended = why
@@ -681,10 +787,13 @@ class LRFinder(Callback):
         if self._undo is None: return
         undo, self._undo = self._undo, None
         undo.close()
-        if len(self.lrs) == self.steps: self.ended = self.ended or f'all {self.steps} steps were made'
+        if len(self.lrs) == self.steps:
+            self.ended = self.ended or f'all {self.steps} steps were made'
         if not self.ended:
             self.ended = f'the fit was over after {len(self.lrs)} of {self.steps} steps'
-            warnings.warn(f"LRFinder: {self.ended}, so learning rates above {max(self.lrs, default=0.):.3g} were not tried: "
+            tried = max(self.lrs, default=0.)
+            warnings.warn(f"LRFinder: {self.ended}, so learning rates above {tried:.3g} were not "
+                          "tried: "
                           "use learn.lr_find(), or fit more epochs.", stacklevel=2)
 
     def _weights(self):
@@ -694,13 +803,15 @@ class LRFinder(Callback):
     @property
     def smoothed(self) -> list[float]:
         "The losses, as far as they are finite, averaged over some eleven of a hundred steps."
-        losses = self.losses[:next((i for i, v in enumerate(self.losses) if not math.isfinite(v)), None)]
-        def near(i): return [(w, losses[i + d]) for d, w in self._weights().items() if 0 <= i + d < len(losses)]
+        losses = list(itertools.takewhile(math.isfinite, self.losses))
+        def near(i):
+            around = ((i + d, w) for d, w in self._weights().items())
+            return [(w, losses[j]) for j, w in around if 0 <= j < len(losses)]
         return [sum(w*v for w, v in near(i))/sum(w for w, _ in near(i)) for i in range(len(losses))]
 
     @property
     def suggestion(self) -> float | None:
-        "The learning rate at which the smoothed loss falls fastest; None where it never fell by more than its noise."
+        "Where the smoothed loss falls fastest; None where it never fell by more than its noise."
         s = self.smoothed
         low = min(range(len(s)), key=s.__getitem__, default=0)
         if low < 2: return None
@@ -710,18 +821,23 @@ class LRFinder(Callback):
         return self.lrs[min(range(1, low), key=lambda i: s[i + 1] - s[i - 1])]
 
     def __repr__(self):
-        if not self.lrs: return f'LRFinder from {self.lr_min:.3g} to {self.lr_max:.3g}: no step yet'
+        if not self.lrs:
+            return f'LRFinder from {self.lr_min:.3g} to {self.lr_max:.3g}: no step yet'
         best = self.suggestion
-        said = f'suggests {best:.3g}, where the smoothed loss falls fastest' if best else 'no suggestion: the loss never fell by more than its noise'
-        return (f'LRFinder: {len(self.lrs)} of {self.steps} learning rates, from {self.lrs[0]:.3g} to {self.lrs[-1]:.3g}; '
+        said = 'no suggestion: the loss never fell by more than its noise'
+        if best:
+            said = f'suggests {best:.3g}, where the smoothed loss falls fastest'
+        return (f'LRFinder: {len(self.lrs)} of {self.steps} learning rates, from '
+                f'{self.lrs[0]:.3g} to {self.lrs[-1]:.3g}; '
                 f'ended as {self.ended}; {said}')
 
     def plot(self, ax: 'Axes | None' = None, **kwargs: Any) -> 'Axes':
-        "Loss by learning rate, faint as it was and smoothed, with the suggestion; returns the axes. `kwargs` go to `ax.plot`."
+        "Loss by learning rate, faint and smoothed, with the suggestion; `kwargs` go to `ax.plot`."
         import matplotlib.pyplot as plt
         ax = ax or plt.subplots()[1]
         line, = ax.plot(self.lrs[:len(s := self.smoothed)], s, **kwargs)
         ax.plot(self.lrs, self.losses, lw=.8, alpha=.4, c=line.get_color())
-        if best := self.suggestion: ax.plot(best, s[self.lrs.index(best)], 'o', ms=7, c=line.get_color())
+        if best := self.suggestion:
+            ax.plot(best, s[self.lrs.index(best)], 'o', ms=7, c=line.get_color())
         ax.set(xscale='log', xlabel='learning rate', ylabel='training loss')
         return ax
