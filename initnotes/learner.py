@@ -311,7 +311,7 @@ class Learner:
         return means['valid']
 
     def predict(self,
-        data: Any = None               # a loader; or a batch: tensor, dict, tuple, list with a tensor
+        data: Any = None               # a loader; a batch: tensor, dict, tuple, list with tensors
     ) -> Any:                          # what the model gives, rows of all batches, on the CPU
         """Predictions of a loader or a batch, of `valid_dl` for None: no gradients, modes put back.
         A batch is taken apart as in training; its target, if it has one, is left out."""
@@ -690,22 +690,18 @@ def _reset(now, then):
     for k in now.keys() - then.keys(): del now[k]
     now.update(then)
 
-def _random_sources(dl, seen):
-    "What puts the generators of a loader, its samplers and its dataset back, each once."
-    if dl is None or id(dl) in seen or not hasattr(dl, '__dict__'): return
-    seen.add(id(dl))
-    for v in vars(dl).values():
-        if id(v) in seen: continue
-        seen.add(id(v))
-        if isinstance(v, torch.Generator): yield v.set_state, v.get_state()
-        elif isinstance(v, random.Random): yield v.setstate, v.getstate()
-        elif hasattr(v, 'bit_generator'):
-            yield lambda s, b=v.bit_generator: setattr(b, 'state', s), v.bit_generator.state
-        # numpy's RandomState
-        elif callable(getattr(v, 'set_state', None)):
+def _random_sources(holder, seen):
+    "What puts the generators of a loader, its samplers and its dataset back, or of a module."
+    if id(holder) in seen or not hasattr(holder, '__dict__'): return
+    seen.add(id(holder))
+    for v in vars(holder).values():
+        if isinstance(v, random.Random): yield v.setstate, v.getstate()
+        elif hasattr(v, 'bit_generator'):                     # of numpy's new kind
+            yield functools.partial(setattr, v.bit_generator, 'state'), v.bit_generator.state
+        elif callable(getattr(v, 'set_state', None)):         # of torch, or numpy's old kind
             yield v.set_state, v.get_state()
     for part in ('sampler', 'batch_sampler', 'dataset'):
-        yield from _random_sources(getattr(dl, part, None), seen)
+        yield from _random_sources(getattr(holder, part, None), seen)
 
 def _keep(learn) -> ExitStack:  # close it
     "What puts the model, the optimiser and all random states back."
@@ -728,8 +724,10 @@ def _keep(learn) -> ExitStack:  # close it
     undo.callback(random.setstate, random.getstate())
     if np := sys.modules.get('numpy'):
         undo.callback(np.random.set_state, np.random.get_state())
-    for put, state in _random_sources(learn.train_dl, set()):
-        undo.callback(put, state)
+    seen = set()
+    for holder in (learn.train_dl, *learn.model.modules()):
+        for put, state in _random_sources(holder, seen):
+            undo.callback(put, state)
     return undo
 
 # %% ../nbs/06a_learner.ipynb #189294cc
@@ -766,6 +764,7 @@ class LRFinder(Callback):
 
     def after_loss(self, learn: Learner) -> None:
         if (found := _rates(learn)) != self._set:
+            self.ended = 'another callback interfered'
             raise InputError(f"another callback set the learning rates to {found} while LRFinder "
                              f"had set {self._set}, "
                              "expected none that does: mark it only_fit = True and call "
