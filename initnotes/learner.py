@@ -740,7 +740,7 @@ class LRFinder(Callback):
     which. `lrs` are those of the first parameter group whose rate is not 0, the others in
     proportion. Callbacks that are not `only_fit` see its steps as they see any."""
     order, only_fit, _undo = -5, True, None   # before those that look at the loss
-    def __init__(self, lr_min: float = 1e-5, lr_max: float = 10., steps: int = 100):
+    def __init__(self, lr_min: float = 1e-4, lr_max: float = 10., steps: int = 100):
         if not 0 < lr_min < lr_max or steps < 2:
             raise InputError(f"LRFinder got lr_min={lr_min}, lr_max={lr_max}, steps={steps}, "
                              "expected 0 < lr_min < lr_max and at least 2 steps.")
