@@ -172,7 +172,7 @@ def page(stem, nb):
 def overview(notebooks):
     "The library in one table: what `import initnotes as ini` offers of these, and of PyTorch."
     import initnotes
-    names = [f'initnotes.{module_of(nb)}' for nb in notebooks.values()]
+    names = [f'initnotes.{module_of(nb)}' for nb in readme.exporting(notebooks).values()]
     modules = {m: importlib.import_module(m) for m in names}
     rows = []
     for name in initnotes.__all__:
