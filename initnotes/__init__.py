@@ -11,9 +11,10 @@ from .kaiming import (
     lecun_uniform_, moments, orthogonal_, trunc_normal_, variance_scaling_, xavier_normal_,
     xavier_uniform_)
 from .init import InitReport, init_
-from .training import (
+from .training import TensorLoader, accuracy
+from .learner import (
     AvgStats, BatchTransform, Callback, CancelBatch, CancelEpoch, CancelFit, DeviceCallback,
-    DivergedError, Learner, LRFinder, Progress, Recorder, TensorLoader, accuracy)
+    DivergedError, Learner, LRFinder, MixedPrecision, Progress, Recorder)
 from .hooks import Hook, Hooks
 from .watch import ActivationStats, Record
 from .lsuv import ConvLayer, GeneralReLU
@@ -26,6 +27,6 @@ __all__ = [
     'kaiming_normal_', 'kaiming_uniform_', 'lecun_normal_', 'lecun_uniform_', 'moments',
     'orthogonal_', 'trunc_normal_', 'variance_scaling_', 'xavier_normal_', 'xavier_uniform_',
     'InitReport', 'init_', 'AvgStats', 'BatchTransform', 'Callback', 'CancelBatch', 'CancelEpoch',
-    'CancelFit', 'DeviceCallback', 'DivergedError', 'Learner', 'LRFinder', 'Progress', 'Recorder',
+    'CancelFit', 'DeviceCallback', 'DivergedError', 'Learner', 'LRFinder', 'MixedPrecision', 'Progress', 'Recorder',
     'TensorLoader', 'accuracy', 'Hook', 'Hooks', 'ActivationStats', 'Record', 'ConvLayer',
     'GeneralReLU', 'LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds']

@@ -9,6 +9,7 @@ from .undisturbed import *
 from .kaiming import *
 from .init import *
 from .training import *
+from .learner import *
 from .hooks import *
 from .watch import *
 from .lsuv import *

@@ -85,9 +85,9 @@ def _why(layer, others):
     if hasattr(w, 'device_mesh') or w[:1].any() or w.any(): return None
     return 'its weight is all zero'
 
-def _layers(model):
+def _layers(model, parameters):
     "A record for each module of a registered kind."
-    named = [(p.name, p.value) for p in parameters_of(model)]
+    named = [(p.name, p.value) for p in parameters]
     tied, names, inner, layers = ties(named), {}, set(), {}
     for name, p in named: names.setdefault(id(p), []).append(name)
     for name, module in model.named_modules():
@@ -129,11 +129,11 @@ def _unknown(module, matrices):
     for k, b in module._buffers.items():
         if 'weight' in k and b is not None and b.dim() > 1: return f'its {k} is a buffer, no parameter'
 
-def _others(model, layers):
+def _others(model, parameters, layers):
     "Module and reason, for each with a matrix that no layer scales."
     inside = {m for l in layers.values() for m in l.module.modules()} - layers.keys()
     matrices = {m: [] for m in model.modules()}
-    for p in parameters_of(model):
+    for p in parameters:
         if p.value.dim() > 1: matrices[p.module].append(p)
     for module, held in matrices.items():
         known = module in layers and not (held and isinstance(module, nn.MultiheadAttention))
@@ -150,17 +150,17 @@ class LsuvReport(Report):
     between_batches: √2·se, where these rows are the samples of the batch
     scale, shift: new weight = scale·weight, new bias = scale·bias + shift
     evaluations: of a block; calls; why: it was left alone; note"""
+    columns = 'layer', 'kind', 'mean_before', 'std_before', 'mean', 'std', 'scale', 'shift'
+
     def __init__(self, rows: Iterable[dict] = (), std: float = 1., mean: float | None = None,
                  tol: float = 1e-3, moded: Sequence[str] = (), behind: int = 0):
         super().__init__(rows)
         self.std, self.mean, self.tol, self.moded, self.behind = std, mean, tol, moded, behind
 
-    columns = 'layer', 'kind', 'mean_before', 'std_before', 'mean', 'std', 'scale', 'shift'
-
     def cells(self) -> tuple[list[str], list[list[str]]]:
         "Names of the columns, and the rows as texts."
         head, rows = super().cells()
-        said = ['; '.join(r[k] for k in ('why', 'note') if r[k]) for r in self]
+        said = ['; '.join(filter(None, (r['why'], r['note']))) for r in self]
         return [*head, 'left alone, or noted'], [[*row, s] for row, s in zip(rows, said)]
 
     def summary(self) -> list[str]:
@@ -177,7 +177,7 @@ class LsuvReport(Report):
         for ax, what, target in zip(axes, ('std', 'mean'), (self.std, self.mean)):
             plot_report(self, what + '_before', what, log=what == 'std', ax=ax)
             if target is not None: ax.axhline(target, color='.6', lw=1, zorder=0)
-            ax.set_ylabel(what + ' of the output')
+            ax.set_ylabel(f'{what} of the output')
         axes[0].tick_params(labelbottom=False)
         axes[1].get_legend().remove()
         return axes
@@ -221,14 +221,15 @@ class _Run:
     out: tuple = ()            # what the last of them gave, and the tensor in it
     hint: object = None        # of the last search
     moded: dict = field(default_factory=dict)    # modules that keep statistics → rows before them
-    put_off: object = None     # writes for later
+    put_off: object = None                       # writes for later
 
-    def total(self, count: int) -> float:
-        "A count over all processes."
-        return sum(c for c, in gathered([count], self.group)) if self.group else count
+    def moments(self, y: torch.Tensor) -> Moments:
+        "Of `y`, over all processes."
+        found = Moments.of(y)
+        return found.over(self.group, y.device) if self.group else found
 
     def sampled(self, y: torch.Tensor) -> bool:
-        "Are the rows of `y` the samples of the batch?"
+        "Are its rows the samples of the batch?"
         if not y.dim() or not self.batch or self.seq_first and y.dim() == 3: return False
         return self.batch[0].dim() > 0 and len(y) == len(self.batch[0])
 
@@ -238,17 +239,20 @@ class _Run:
         between = math.sqrt(2)*a[2] if a[2] is not None and self.sampled(y) else None
         self.rows.append(dict(
             name=self.names[target.module], layer=target.name, kind=type(target.module).__name__,
-            mean_before=b[0], std_before=b[1], mean=a[0], std=a[1], se=a[2],
-            between_batches=between, scale=None, shift=None, evaluations=None, calls=1,
-            why=target.why, note=None) | more)
+            mean_before=b[0], std_before=b[1], mean=a[0], std=a[1], se=a[2], between_batches=between,
+            scale=None, shift=None, evaluations=None, calls=1, why=target.why, note=None) | more)
         return self.rows[-1]
 
 # %% ../nbs/09b_calibrate.ipynb #ce227bc5
 #| code-fold: true
+def _total(run, count):
+    "A count over all processes."
+    return sum(c for c, in gathered([count], run.group)) if run.group else count
+
 def _first(out):
     "The first tensor of real or complex numbers in an output of any structure, or None."
-    return next((t for t in tree_flatten(out)[0] if isinstance(t, torch.Tensor) and
-                 (t.is_floating_point() or t.is_complex())), None)
+    for t in [out] if isinstance(out, torch.Tensor) else tree_flatten(out)[0]:
+        if isinstance(t, torch.Tensor) and (t.is_floating_point() or t.is_complex()): return t
 
 def _replaced(out, old, new):
     "`out` with the tensor `new` in the place of `old`."
@@ -260,7 +264,7 @@ def _look(run, name, y, given):
     if _functorch.is_batchedtensor(y):
         raise InputError(f"'{name}' is called inside torch.vmap, where it sees one sample at a time, "
                          "expected the batch: calibrate the model as it is without vmap.")
-    found = Moments.of(y).over(run.group, y.device)
+    found = run.moments(y)
     if found.n < 2:
         raise LsuvError(f"'{name}': its output, of shape {tuple(y.shape)}, has {found.n} numbers; "
                         "a std needs two. Pass a larger batch.")
@@ -276,9 +280,9 @@ def _flat(found, y): return found.std <= torch.finfo(y.dtype).eps*abs(found.mean
 
 def _silent(run, found, y, given):
     "Is it the same everywhere because the input, which is not the batch, is zero?"
-    x = _first(given)
-    if not _flat(found, y) or x is None or any(x is t for t in run.batch): return False
-    return not run.total(x.count_nonzero().item())
+    x = _first(given) if _flat(found, y) else None
+    if x is None or any(x is t for t in run.batch): return False
+    return not _total(run, x.count_nonzero().item())
 
 # %% ../nbs/09b_calibrate.ipynb #09b00023
 #| code-fold: true
@@ -372,7 +376,7 @@ def _see_layer(run, layer, module, args, kwargs, out):
                                   'its output holds no tensor of floating-point numbers')
         layer.row = run.row(layer)
         return
-    if run.total(y.numel()) < 2:        # an expert that is idle here: perhaps not at its next call
+    if _total(run, y.numel()) < 2:        # an expert that is idle here: perhaps not at its next call
         layer.few.append(y.numel())
         return
     found = _look(run, layer.name, y, (args, kwargs))
@@ -491,8 +495,7 @@ def _output(fit, u):
 def _measure(fit, u):
     "Its moments, over all processes."
     if u is fit.start: return fit.first
-    y = _output(fit, u)
-    return Moments.of(y).over(fit.run.group, y.device)
+    return fit.run.moments(_output(fit, u))
 
 # %% ../nbs/09b_calibrate.ipynb #09b00017
 #| code-fold: true
@@ -665,7 +668,8 @@ def _plan(model, where, at, exclude):
     if at is not None and where is not None:
         raise InputError("where and at are two names of one argument, expected one of them.")
     where = at if where is None else where
-    names, layers = {m: n for n, m in model.named_modules()}, _layers(model)
+    names, parameters = {m: n for n, m in model.named_modules()}, parameters_of(model)
+    layers = _layers(model, parameters)
     left = set()
     if exclude is not None:
         left = names.keys() - set(find_modules(model, lambda m: True, exclude).values())
@@ -679,7 +683,7 @@ def _plan(model, where, at, exclude):
     alone = {l.module for l in own}
     blocks = [_Block(names[m] or type(m).__name__, m) for m in chosen if m not in alone]
     return _Plan(names, layers, own, blocks, {m for c in chosen for m in c.modules()},
-                 list(_others(model, layers)) if where is None else [])
+                 list(_others(model, parameters, layers)) if where is None else [])
 
 # %% ../nbs/09b_calibrate.ipynb #09b00019
 #| code-fold: true

@@ -28,22 +28,24 @@ def _devices(*things):
     bare = {torch.device('cpu'), torch.device('meta')}
     return sorted({t.device for t in _tensors(things)} - bare, key=str)
 
+_BARE = {type(None), bool, int, float, str, tuple, list, set, dict}    # what most attributes are
+
 def _generators(things, depth=3):
     "By id, the random generators among these things, or among their attributes."
     found = {}
     for t in things:
-        if isinstance(t, (torch.Generator, random.Random)) or hasattr(t, 'bit_generator'):
-            found[id(t)] = t
+        if type(t) in _BARE or isinstance(t, (type, types.ModuleType)): continue
+        if any(hasattr(t, k) for k in ('set_state', 'setstate', 'bit_generator')): found[id(t)] = t
         elif isinstance(t, nn.Module):
             found |= _generators((v for m in t.modules() for v in vars(m).values()), 0)
-        elif depth and hasattr(t, '__dict__') and not isinstance(t, (type, types.ModuleType)):
+        elif depth and hasattr(t, '__dict__'):
             found |= _generators(vars(t).values(), depth - 1)
     return found
 
 # %% ../nbs/04b_undisturbed.ipynb #04b00007
 def _state(generator):
     "The call that puts a generator back to where it is."
-    if isinstance(generator, random.Random):
+    if hasattr(generator, 'setstate'):
         return partial(generator.setstate, generator.getstate())
     bits = getattr(generator, 'bit_generator', None)
     if bits is not None: return partial(setattr, bits, 'state', bits.state)

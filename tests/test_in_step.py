@@ -79,11 +79,14 @@ def test_downhill_import(copy):
 def test_all_has_every_module():
     modules = {instep.module_of(instep.read(p)) for p in (ROOT/'nbs').glob('[0-9]*.ipynb')}
     text = (ROOT/'initnotes'/'all.py').read_text()
-    assert all(f'from .{m} import *' in text for m in modules)
+    assert all(f'from .{m} import *' in text for m in modules if m)
 
-def test_only_numbered_notebooks_export():
+def test_only_numbered_notebooks_export_and_only_those_that_name_a_module():
     for p in (ROOT/'nbs').glob('*.ipynb'):
-        assert bool(instep.module_of(instep.read(p))) == p.name[0].isdigit(), p.name
+        cells = instep.read(p)['cells']
+        said = {d for c in cells for d in instep.directives(c)}
+        module = 'default_exp' in said
+        assert module == ('export' in said) and module <= p.name[0].isdigit(), p.name
 
 @pytest.mark.slow
 def test_alternative_text_is_a_directive(copy):

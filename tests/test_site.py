@@ -273,7 +273,7 @@ def test_first_uses_are_linked(site, stem):
 
 # ---- the library -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize('stem', LESSONS)
+@pytest.mark.parametrize('stem', readme.exporting(LESSONS))
 def test_library_page(site, stem):
     mod = importlib.import_module(f'initnotes.{module_of(LESSONS[stem])}')
     page = soup(site/'api'/f'{module_of(LESSONS[stem])}.html')

@@ -8,7 +8,7 @@ from dataclasses import is_dataclass
 from fastcore.docments import docments
 
 from instep import code, directives, module_of, nodes
-from readme import table
+from readme import exporting, table
 
 def md(s):
     "Plain text as Markdown: what stands between backticks is kept, all else is escaped."
@@ -172,7 +172,7 @@ def page(stem, nb):
 def overview(notebooks):
     "The library in one table: what `import initnotes as ini` offers of these, and of PyTorch."
     import initnotes
-    names = [f'initnotes.{module_of(nb)}' for nb in notebooks.values()]
+    names = [f'initnotes.{module_of(nb)}' for nb in exporting(notebooks).values()]
     modules = {m: importlib.import_module(m) for m in names}
     rows = []
     for name in initnotes.__all__:

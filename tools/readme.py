@@ -19,6 +19,10 @@ def read_notebooks(nbs=ROOT/'nbs'):
     "The numbered lessons, in order."
     return {p.stem: read(p) for p in sorted(nbs.glob('[0-9]*.ipynb'))}
 
+def exporting(notebooks):
+    "Those that export a module."
+    return {stem: nb for stem, nb in notebooks.items() if module_of(nb)}
+
 def is_workshop(stem): return bool(re.match(r'\d\d[a-z]_', stem))
 
 def number_of(stem): return stem.partition('_')[0]
@@ -44,6 +48,8 @@ def minutes(nb):
     return 5*round((words/150 + lines/15 + sum(p.count('**Predict') for p in prose)/2)/5)
 
 def exports(nb):
+    "Public names; of a lesson that exports nothing, none."
+    if not module_of(nb): return []
     module = (ROOT/'initnotes'/f'{module_of(nb)}.py').read_text(encoding='utf-8')
     return ast.literal_eval(re.search(r'^__all__ = (\[.*?\])', module, re.M | re.S)[1])
 

@@ -188,7 +188,7 @@ def mark_predictions(doctree):
 
 def contents(notebooks):
     "The site's tables of contents, which stand in the index."
-    modules = [f'api/{module_of(nb)}' for nb in notebooks.values()]
+    modules = [f'api/{module_of(nb)}' for nb in readme.exporting(notebooks).values()]
     parts = {'The course': notebooks, 'The library': ['api/index', *modules],
              'To look up': ['figures', 'glossary', 'references', 'genindex']}
     return ''.join(f'```{{toctree}}\n:hidden:\n:caption: {name}\n\n' + '\n'.join(docs) + '\n```\n'
@@ -203,7 +203,7 @@ def write_sources(src, root):
         page = lesson(stem, nb, bib)
         if stem == 'index': page['cells'].append(markdown(contents(notebooks)))
         write(src/f'{stem}.ipynb', json.dumps(page))
-    for stem, nb in notebooks.items():
+    for stem, nb in readme.exporting(notebooks).items():
         write(src/'api'/f'{module_of(nb)}.md', apidoc.page(stem, nb))
     write(src/'api'/'index.md', '# The library\n\n' + apidoc.overview(notebooks))
     write(src/'figures.md', readme.figures_page(notebooks))

@@ -1,6 +1,6 @@
 """Training with ActivationStats on every layer against the same training bare.
 
-Activations, gradients, dead units and updates at every step; histograms sampled."""
+Activations, gradients, dead units, updates, histograms."""
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -25,15 +25,25 @@ def mlp(*sizes):
     layers = [m for a, b in zip(sizes, sizes[1:]) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
-for name, net in (('5 convolutions, ReLU', conv_net()), ('5 convolutions, GELU', conv_net(nn.GELU)),
-                  ('5 convolutions, shifted and capped ReLU', conv_net(Shifted)),
-                  ('784-256-256-10', mlp(784, 256, 256, 10))):
+def deep(n, width):
+    layers = [m for _ in range(n) for m in (nn.Linear(width, width), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), *layers, nn.Linear(width, 10))
+
+def compare(name, net, batch, limit):
     init_(net)
     opt, stats = torch.optim.SGD(net.parameters(), lr=.01), ActivationStats(net)
+    few = min(len(x), 50*batch)      # fifty steps of the small ones: an epoch is not shorter than that
     def bare(step=lambda: None):
-        for xb, yb in zip(x.split(512), y.split(512)):
+        for xb, yb in zip(x[:few].split(batch), y[:few].split(batch)):
             F.cross_entropy(net(xb), yb).backward()
             opt.step(); step(); opt.zero_grad()
     def watched():
         with stats: bare(stats.step)
-    report(f'ActivationStats, {name}, batch 512', watched, bare, 1.25, repeat=21)
+    report(f'ActivationStats, {name}, batch {batch}', watched, bare, limit, repeat=21)
+
+compare('5 convolutions, ReLU', conv_net(), 512, 1.25)
+compare('5 convolutions, GELU', conv_net(nn.GELU), 512, 1.25)
+compare('5 convolutions, shifted and capped ReLU', conv_net(Shifted), 512, 1.25)
+compare('784-256-256-10', mlp(784, 256, 256, 10), 512, 1.25)
+compare('784-50-10', mlp(784, 50, 10), 64, 1.5)
+compare('twenty Linear(64) and ReLU', deep(20, 64), 128, 2.)

@@ -92,6 +92,23 @@ for n in (10, 40):
     each = sum(r['evaluations'] for r in report_)/n
     print(f'  {each:.1f} evaluations of what follows the convolution, a block')
 
+def vgg11(layers=(64, 'M', 128, 'M', 256, 256, 'M', 512, 512, 'M', 512, 512, 'M')):
+    "133 million weights, nearly all of them in three layers."
+    n, body = 3, []
+    for k in layers:
+        body += [nn.MaxPool2d(2)] if k == 'M' else [nn.Conv2d(n, k, 3, padding=1), nn.ReLU(True)]
+        n = n if k == 'M' else k
+    head = [m for a, b in ((512*7*7, 4096), (4096, 4096))
+            for m in (nn.Linear(a, b), nn.ReLU(True), nn.Dropout())]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(7), nn.Flatten(), *head, nn.Linear(4096, 1000))
+
+model, images = vgg11(), torch.randn(32, 3, 64, 64)
+def forward():
+    with torch.no_grad(): model(images)
+report('lsuv_ on VGG11 (133 M weights, 64 pixels) against a bare forward',
+       lambda: lsuv_(model, images), forward, 2, 7)
+del model
+
 off = r'largest \|std − 1\|'
 head = ['layers', 'against one forward', off, 'faster than the textbook loop', f'its {off}',
         'faster than `lsuv` 0.3.0', f'its {off}']
