@@ -335,7 +335,7 @@ class _PutOff(TorchFunctionMode):
     def takes(self, layer: _Layer, y: torch.Tensor) -> bool:
         "May it wait? Not where the forward has written it, or a backward pass within needs it."
         if layer.w.numel() < _LARGE or not layer.direct or layer.base is not None: return False
-        return not (y.requires_grad or self.run.open) and not any(
+        return not y.requires_grad and not any(
             p.dtype in _HALF or p.is_inference() or hasattr(p, 'device_mesh') or
             id(p) in self.run.trace.written for p in (layer.w, layer.b) if p is not None)
 
