@@ -240,7 +240,8 @@ class _Run:
         self.rows.append(dict(
             name=self.names[target.module], layer=target.name, kind=type(target.module).__name__,
             mean_before=b[0], std_before=b[1], mean=a[0], std=a[1], se=a[2],
-            between_batches=between, scale=None, shift=None, evaluations=None, calls=1, why=target.why, note=None) | more)
+            between_batches=between, scale=None, shift=None, evaluations=None, calls=1,
+            why=target.why, note=None) | more)
         return self.rows[-1]
 
 # %% ../nbs/09b_calibrate.ipynb #ce227bc5

@@ -37,7 +37,7 @@ class GeneralReLU(nn.Module):
 
 # %% ../nbs/09_lsuv.ipynb #bd6ac32f
 class ConvLayer(nn.Module):
-    "A convolution and a `GeneralReLU`: `weight` is the former's, `bias` is −sub, a shift behind it."
+    "A convolution and a `GeneralReLU`: `weight` is the former's; `bias` is −sub, a shift behind."
     def __init__(self,
         n_in: int,           # channels in
         n_out: int,          # channels out
