@@ -263,6 +263,7 @@ def _named(f):
     if f == 'linear': return lambda z: z
     f = {'swish': 'silu', 'leakyrelu': 'leaky_relu'}.get(f, f)
     if f in ('sin', 'cos'): return getattr(torch, f)
+    if f == 'prelu': return nn.PReLU()          # with the slope that PyTorch starts from, .25
     if callable(getattr(F, f, None)): return getattr(F, f)
     raise InputError(f"nonlinearity is {f!r}, expected 'linear', a function in torch.nn.functional "
                      "such as 'relu', 'tanh' or 'gelu', or a function.")
@@ -345,14 +346,14 @@ def _slope(f):
 
 def gain(
     f: Callable | nn.Module | str,  # an elementwise activation, or its name in torch.nn.functional
-    param: float | None = None,     # slope of 'leaky_relu', as in `calculate_gain`; of nothing else
+    param: float | None = None,     # slope of 'leaky_relu' or 'prelu', as in `calculate_gain`
     *,
     backward: bool = False          # keep the gradient in place of the signal?
 ) -> float:
     "Gain that keeps a normal signal's mean square, 1/√E[f(Z)²], or the gradient's, 1/√E[f′(Z)²]."
     if isinstance(param, bool): param, backward = None, param     # `backward` was second before 0.2
     if param is not None:
-        if f != 'leaky_relu':
+        if f not in ('leaky_relu', 'prelu'):
             raise InputError(f"param is {param!r}, which only 'leaky_relu' has: pass {f!r} as a "
                              f"function that knows its own, such as lambda z: F.elu(z, {param!r}).")
         f = partial(F.leaky_relu, negative_slope=float(param))

@@ -528,6 +528,15 @@ def test_exclude_reaches_the_same(key, reached):
     assert {k for k, r in report.items() if r['why'] == 'excluded'} == reached
     for k in reached: assert same(was[k], values(model)[k])
 
+def test_a_predicate_of_shells_alone_is_refused():
+    with pytest.raises(InputError, match='true of a ModuleDict.*its type'):
+        init_(Net(), exclude=lambda m: isinstance(m, nn.ModuleDict))
+    for nothing in (nn.Conv2d, lambda m: isinstance(m, nn.Conv2d)):
+        assert not any(r['why'] == 'excluded' for r in init_(Net(), exclude=nothing))
+    report = rows(Net(), exclude=lambda m: not isinstance(m, nn.Linear))
+    assert {k for k, r in report.items() if r['why'] == 'excluded'} == {'token', 'scale',
+        'norm.weight', 'norm.bias'}
+
 def test_the_first_rule_counts():
     rules = {'head.weight': .1, 'head': dict(bias=2.), nn.Linear: dict(scheme='lecun_uniform'),
              '*': None}
@@ -823,16 +832,22 @@ class Branch(nn.Module):
         self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
     def forward(self, x): return self.b(self.a(x).tanh())
 
+class Backwards(nn.Sequential):
+    def forward(self, x): return self[0](self[1](self[2](x)))
+
 def test_what_cannot_be_seen_is_said():
     found = notes(nn.Sequential(nn.Linear(8, 8), Branch(), nn.Linear(8, 8)))
     assert [('not seen' in note) for _, note in found.values()] == [False, True, True, True]
     assert [g for g, _ in found.values()] == pytest.approx([1] + [2**.5]*3)
+    backwards = Backwards(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    assert 'not seen' in notes(backwards)['2.weight'][1]
     shared = nn.Linear(8, 8)
     assert 'not seen' in notes(nn.Sequential(shared, nn.Tanh(), shared))['0.weight'][1]
 
+@pytest.mark.filterwarnings('ignore:enable_nested_tensor')
 @pytest.mark.parametrize('activation', ['relu', 'gelu', F.silu])
 def test_transformers_are_seen(activation):
-    found = notes(nn.Transformer(16, 2, 1, 1, 32, activation=activation))
+    found = notes(nn.Transformer(16, 2, 1, 1, 32, activation=activation, batch_first=True))
     for k, (g, note) in found.items():
         assert g == pytest.approx(gain(activation) if 'linear2' in k else 1), (k, note)
 

@@ -436,6 +436,9 @@ def test_the_second_argument_of_gain():
     assert gain('sin') == pytest.approx(math.sqrt(2/(1 - math.exp(-2))))
     with pytest.raises(InputError, match="only 'leaky_relu'"): gain('elu', .2)
 
+def test_the_name_of_prelu():
+    assert gain('prelu') == pytest.approx(gain(nn.PReLU())) == gain('prelu', .25)
+
 # ---- variance_scaling_: JAX's axes, and layers -------------------------------------------------
 
 AXES = [   # shape, axes, and the two fans, by hand
