@@ -216,7 +216,7 @@ class _Run:
     seq_first: bool = False    # rows of what is three-dimensional are time steps
     rows: list = field(default_factory=list)
     open: list = field(default_factory=list)     # blocks in their first look, the outermost first
-    solving: bool = False      # a block is being run again and again: hooks look away
+    solving: bool = False      # a block is run again and again: hooks look away
     called: list = field(default_factory=list)   # weight layers called in the open block, in order
     out: tuple = ()            # what the last of them gave, and the tensor in it
     hint: object = None        # of the last search
@@ -227,7 +227,6 @@ class _Run:
         "Of `y`, over all processes."
         found = Moments.of(y)
         return found.over(self.group, y.device) if self.group else found
-
     def sampled(self, y: torch.Tensor) -> bool:
         "Are its rows the samples of the batch?"
         if not y.dim() or not self.batch or self.seq_first and y.dim() == 3: return False
