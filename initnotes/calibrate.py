@@ -127,7 +127,8 @@ def _unknown(module, matrices):
     if any(callable(getattr(module, k, None)) for k in ('weight', 'get_weight')):
         return 'quantised: its weight is packed, no parameter'
     for k, b in module._buffers.items():
-        if 'weight' in k and b is not None and b.dim() > 1: return f'its {k} is a buffer, no parameter'
+        if 'weight' in k and b is not None and b.dim() > 1:
+            return f'its {k} is a buffer, no parameter'
 
 def _others(model, parameters, layers):
     "Module and reason, for each with a matrix that no layer scales."
@@ -151,7 +152,6 @@ class LsuvReport(Report):
     scale, shift: new weight = scale·weight, new bias = scale·bias + shift
     evaluations: of a block; calls; why: it was left alone; note"""
     columns = 'layer', 'kind', 'mean_before', 'std_before', 'mean', 'std', 'scale', 'shift'
-
     def __init__(self, rows: Iterable[dict] = (), std: float = 1., mean: float | None = None,
                  tol: float = 1e-3, moded: Sequence[str] = (), behind: int = 0):
         super().__init__(rows)
@@ -216,7 +216,7 @@ class _Run:
     seq_first: bool = False    # rows of what is three-dimensional are time steps
     rows: list = field(default_factory=list)
     open: list = field(default_factory=list)     # blocks in their first look, the outermost first
-    solving: bool = False      # a block is being run again and again: hooks look away
+    solving: bool = False      # a block is run again and again: hooks look away
     called: list = field(default_factory=list)   # weight layers called in the open block, in order
     out: tuple = ()            # what the last of them gave, and the tensor in it
     hint: object = None        # of the last search
@@ -227,7 +227,6 @@ class _Run:
         "Of `y`, over all processes."
         found = Moments.of(y)
         return found.over(self.group, y.device) if self.group else found
-
     def sampled(self, y: torch.Tensor) -> bool:
         "Are its rows the samples of the batch?"
         if not y.dim() or not self.batch or self.seq_first and y.dim() == 3: return False
@@ -239,8 +238,9 @@ class _Run:
         between = math.sqrt(2)*a[2] if a[2] is not None and self.sampled(y) else None
         self.rows.append(dict(
             name=self.names[target.module], layer=target.name, kind=type(target.module).__name__,
-            mean_before=b[0], std_before=b[1], mean=a[0], std=a[1], se=a[2], between_batches=between,
-            scale=None, shift=None, evaluations=None, calls=1, why=target.why, note=None) | more)
+            mean_before=b[0], std_before=b[1], mean=a[0], std=a[1], se=a[2],
+            between_batches=between, scale=None, shift=None, evaluations=None, calls=1,
+            why=target.why, note=None) | more)
         return self.rows[-1]
 
 # %% ../nbs/09b_calibrate.ipynb #ce227bc5
@@ -262,8 +262,8 @@ def _replaced(out, old, new):
 def _look(run, name, y, given):
     "Moments of the output `y`, which must be usable."
     if _functorch.is_batchedtensor(y):
-        raise InputError(f"'{name}' is called inside torch.vmap, where it sees one sample at a time, "
-                         "expected the batch: calibrate the model as it is without vmap.")
+        raise InputError(f"'{name}' is called inside torch.vmap, where it sees one sample at a "
+                         "time, expected the batch: calibrate the model as it is without vmap.")
     found = run.moments(y)
     if found.n < 2:
         raise LsuvError(f"'{name}': its output, of shape {tuple(y.shape)}, has {found.n} numbers; "
@@ -335,7 +335,7 @@ class _PutOff(TorchFunctionMode):
     def takes(self, layer: _Layer, y: torch.Tensor) -> bool:
         "May it wait? Not where the forward has written it, or a backward pass within needs it."
         if layer.w.numel() < _LARGE or not layer.direct or layer.base is not None: return False
-        return not (y.requires_grad or self.run.open) and not any(
+        return not y.requires_grad and not any(
             p.dtype in _HALF or p.is_inference() or hasattr(p, 'device_mesh') or
             id(p) in self.run.trace.written for p in (layer.w, layer.b) if p is not None)
 
@@ -376,7 +376,7 @@ def _see_layer(run, layer, module, args, kwargs, out):
                                   'its output holds no tensor of floating-point numbers')
         layer.row = run.row(layer)
         return
-    if _total(run, y.numel()) < 2:        # an expert that is idle here: perhaps not at its next call
+    if _total(run, y.numel()) < 2:      # an expert that is idle here, but perhaps not later
         layer.few.append(y.numel())
         return
     found = _look(run, layer.name, y, (args, kwargs))

@@ -15,10 +15,10 @@ from .report import InputError
 
 # %% ../nbs/09_lsuv.ipynb #6c969eac
 class GeneralReLU(nn.Module):
-    "A ReLU that may leak, is shifted down by `sub` and cut off at `maxv`; what is None is left out."
+    "A ReLU that may leak, is shifted down by `sub`, cut off at `maxv`; what is None is left out."
     def __init__(self,
         leak: float | None = None, # slope for negative inputs
-        sub: float | None = None,  # what is subtracted afterwards: a buffer, for calibration may change it and it must be saved
+        sub: float | None = None,  # what is subtracted afterwards: a buffer, for it is saved
         maxv: float | None = None  # the largest output, after the shift
     ):
         super().__init__()
@@ -30,11 +30,14 @@ class GeneralReLU(nn.Module):
         if self.sub is not None: x = x - self.sub
         return x if self.maxv is None else x.clamp_max(self.maxv)
 
-    def extra_repr(self) -> str: return f"leak={self.leak}, sub={None if self.sub is None else '?' if self.sub.is_meta else round(self.sub.item(), 4)}, maxv={self.maxv}"
+    def extra_repr(self) -> str:
+        sub = self.sub
+        if sub is not None: sub = '?' if sub.is_meta else round(sub.item(), 4)
+        return f'leak={self.leak}, sub={sub}, maxv={self.maxv}'
 
 # %% ../nbs/09_lsuv.ipynb #bd6ac32f
 class ConvLayer(nn.Module):
-    "A convolution and a `GeneralReLU`. Its `weight` is the convolution's; its `bias` is −sub, which shifts the output."
+    "A convolution and a `GeneralReLU`: `weight` is the former's; `bias` is −sub, a shift behind."
     def __init__(self,
         n_in: int,           # channels in
         n_out: int,          # channels out
@@ -56,7 +59,9 @@ class ConvLayer(nn.Module):
     def bias(self) -> torch.Tensor | None: return None if self.relu.sub is None else -self.relu.sub
     @bias.setter
     def bias(self, v: float | torch.Tensor) -> None:
-        if self.relu.sub is None: raise InputError("this ConvLayer was made with sub=None and has no shift, expected a number: ConvLayer(…, sub=0.).")
+        if self.relu.sub is None:
+            raise InputError("this ConvLayer was made with sub=None and has no shift, expected a "
+                             "number: ConvLayer(…, sub=0.).")
         self.relu.sub.fill_(-float(v))
 
 # %% ../nbs/09_lsuv.ipynb #09000002

@@ -76,7 +76,7 @@ def unwatched(f: Callable) -> Callable:
 def memory(t: torch.Tensor) -> int | None:
     "Where the memory behind a tensor begins; None where it has none."
     t = local(t)
-    while _functorch.is_functorch_wrapped_tensor(t): t = _functorch.get_unwrapped(t)     # vmap, grad
+    while _functorch.is_functorch_wrapped_tensor(t): t = _functorch.get_unwrapped(t)   # by grad
     if t.layout != torch.strided or t.is_meta or not t.numel(): return None
     return t.untyped_storage().data_ptr() or None
 

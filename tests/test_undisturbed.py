@@ -15,11 +15,12 @@ from initnotes.undisturbed import undisturbed
 def seeded(): torch.manual_seed(7); random.seed(7); np.random.seed(7)
 
 def same(a, b):
-    return a is b if a is None or b is None else a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
+    return a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 def everything(model, *generators):
     "All that a run might change, as something that can be compared."
-    tensors = {n: t.detach().clone() for n, t in [*model.named_parameters(), *model.named_buffers()]}
+    both = [*model.named_parameters(), *model.named_buffers()]
+    tensors = {n: t.detach().clone() for n, t in both}
     memory = [t.data_ptr() for t in [*model.parameters(), *model.buffers()]]
     states = [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
     states += [g.get_state().tolist() for g in generators]
@@ -34,7 +35,8 @@ class Model(nn.Module):
     "Does `what` in its forward."
     def __init__(self, what=None):
         super().__init__()
-        self.a, self.norm, self.own = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Parameter(torch.ones(4))
+        self.a, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+        self.own = nn.Parameter(torch.ones(4))
         self.register_buffer('seen', torch.zeros(3), persistent=False)
         self.register_buffer('later', None)
         self.what = what
@@ -52,11 +54,12 @@ def allocate(m): m.later = torch.ones(9)
 def forget(m): del m.seen
 def draw(m): torch.rand(1); random.random(); np.random.rand(); m.train(False)
 
-WAYS = [lambda m: m.own.lerp_(torch.zeros(4), .1), lambda m: m.own.data.clamp_(2.), swap, narrow, index,
-        lambda m: m.own.view(2, 2)[0].add_(1), lambda m: torch._foreach_mul_([m.own], .5),
+WAYS = [lambda m: m.own.lerp_(torch.zeros(4), .1), lambda m: m.own.data.clamp_(2.), swap, narrow,
+        index, lambda m: m.own.view(2, 2)[0].add_(1), lambda m: torch._foreach_mul_([m.own], .5),
         lambda m: torch.mul(m.own, 3., out=m.own), lambda m: nn.init.zeros_(tensor=m.own),
         lambda m: m.own.detach().copy_(torch.zeros(4)), lambda m: m.own.__imul__(2),
-        replace, register, allocate, forget, draw, lambda m: m.seen.add_(1), lambda m: m.seen.fill_(torch.nan)]
+        replace, register, allocate, forget, draw,
+        lambda m: m.seen.add_(1), lambda m: m.seen.fill_(torch.nan)]
 
 @pytest.mark.parametrize('what', WAYS)
 @pytest.mark.parametrize('fails', [None, RuntimeError, KeyboardInterrupt])
@@ -74,14 +77,15 @@ def test_whatever_a_forward_does_is_put_back(what, fails, plain):
 
 @pytest.mark.parametrize('strange', [
     lambda: nn.BatchNorm1d(4, device='meta'), lambda: nn.Linear(4, 4, device='meta'),
-    lambda: nn.Embedding(5, 4, sparse=True), lambda: parametrizations.spectral_norm(nn.Linear(4, 4)),
+    lambda: nn.Embedding(5, 4, sparse=True),
+    lambda: parametrizations.spectral_norm(nn.Linear(4, 4)),
     lambda: torch.jit.script(nn.BatchNorm1d(4))])
 @pytest.mark.filterwarnings('ignore')
 def test_strange_modules_elsewhere(strange):
     model, x = nn.Sequential(nn.BatchNorm1d(4)), torch.randn(8, 4)
     model.elsewhere = strange()
-    model.elsewhere.register_buffer('pattern', torch.eye(3).to_sparse()) if not isinstance(
-        model.elsewhere, torch.jit.ScriptModule) else None
+    if not isinstance(model.elsewhere, torch.jit.ScriptModule):
+        model.elsewhere.register_buffer('pattern', torch.eye(3).to_sparse())
     with undisturbed(model): model[0](x)
     assert not model[0].running_mean.any() and model[0].num_batches_tracked == 0
 
@@ -89,19 +93,24 @@ def test_random_states_of_other_devices(monkeypatch):
     "Without such a device: that theirs are asked for and put back as each kind of them wants it."
     done = []
     for kind in ('cuda', 'mps'):
-        monkeypatch.setattr(getattr(torch, kind), 'get_rng_state', lambda *a, kind=kind: done.append((kind, a)) or kind)
-        monkeypatch.setattr(getattr(torch, kind), 'set_rng_state', lambda s, *a, kind=kind: done.append((kind, s, a)))
+        def get(*a, kind=kind): done.append((kind, a)); return kind
+        def put(s, *a, kind=kind): done.append((kind, s, a))
+        monkeypatch.setattr(getattr(torch, kind), 'get_rng_state', get)
+        monkeypatch.setattr(getattr(torch, kind), 'set_rng_state', put)
     devices = [torch.device('cuda', 1), torch.device('mps')]
     ours._set_random_states(ours._random_states(devices))
-    assert done == [('cuda', (devices[0],)), ('mps', ()), ('cuda', 'cuda', (devices[0],)), ('mps', 'mps', ())]
+    assert done == [('cuda', (devices[0],)), ('mps', ()),
+                    ('cuda', 'cuda', (devices[0],)), ('mps', 'mps', ())]
 
 def test_generators_of_loaders_samplers_and_modules():
     g, h, k = (torch.Generator().manual_seed(i) for i in range(3))
     data = TensorDataset(torch.randn(8, 4))
-    loaders = DataLoader(data, 2, shuffle=True, generator=g), DataLoader(data, 2, sampler=RandomSampler(data, generator=h))
+    loaders = (DataLoader(data, 2, shuffle=True, generator=g),
+               DataLoader(data, 2, sampler=RandomSampler(data, generator=h)))
     model = Model(lambda m: torch.rand(2, generator=m.noise) + m.rng.random() + m.py.random())
     model.noise, model.rng, model.py = k, np.random.default_rng(3), random.Random(4)
-    before, others = everything(model, g, h, k), (str(model.rng.bit_generator.state), model.py.getstate())
+    before = everything(model, g, h, k)
+    others = str(model.rng.bit_generator.state), model.py.getstate()
     with undisturbed(model, *loaders):
         for loader in loaders:
             for x, in loader: model(x)
@@ -135,7 +144,8 @@ def test_tied_memory_is_put_back_once_for_all():
     model[1].weight = nn.Parameter(model[0].weight.data)
     was = model[0].weight.detach().clone()
     with undisturbed(model), torch.no_grad(): model[1].weight.data.zero_()
-    assert torch.equal(model[0].weight, was) and model[0].weight.data_ptr() == model[1].weight.data_ptr()
+    assert torch.equal(model[0].weight, was)
+    assert model[0].weight.data_ptr() == model[1].weight.data_ptr()
 
 def test_inference_parameters():
     with torch.inference_mode(): model = Model()
@@ -145,9 +155,11 @@ def test_inference_parameters():
 DROPS = [nn.Dropout(.5), nn.AlphaDropout(.5), nn.Dropout1d(.5)]
 
 @pytest.mark.parametrize('f', [
-    lambda x: F.dropout(x, .5), lambda x: F.dropout(input=x, p=.5), lambda x: torch.dropout(x, .5, True),
+    lambda x: F.dropout(x, .5), lambda x: F.dropout(input=x, p=.5),
+    lambda x: torch.dropout(x, .5, True),
     lambda x: F.alpha_dropout(x, .5, True), lambda x: F.dropout1d(x[None], .5)[0],
-    lambda x: torch.feature_alpha_dropout(x, .5, True), lambda x: F.scaled_dot_product_attention(x, x, x, None, .5),
+    lambda x: torch.feature_alpha_dropout(x, .5, True),
+    lambda x: F.scaled_dot_product_attention(x, x, x, None, .5),
     lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=.5), *DROPS])
 def test_dropout_is_off_when_asked(f):
     class Calls(nn.Module):
@@ -168,7 +180,8 @@ def test_training_a_compiled_model_is_put_back():
     unchanged(before, everything(model))
 
 def test_optimisers_are_seen_by_the_plain_way_too():
-    for make in (torch.optim.SGD, torch.optim.Adam, lambda p, lr: torch.optim.AdamW(p, lr, fused=True)):
+    def fused(p, lr): return torch.optim.AdamW(p, lr, fused=True)
+    for make in (torch.optim.SGD, torch.optim.Adam, fused):
         model, x = Model(), torch.randn(8, 4)
         before = everything(model)
         with undisturbed(model):
@@ -177,7 +190,8 @@ def test_optimisers_are_seen_by_the_plain_way_too():
         unchanged(before, everything(model))
 
 def test_switches_of_the_process_with_runs_that_overlap():
-    fast, inside, out = torch.backends.mha.get_fastpath_enabled, threading.Event(), threading.Event()
+    fast = torch.backends.mha.get_fastpath_enabled
+    inside, out = threading.Event(), threading.Event()
     def first():
         with undisturbed(nn.Linear(2, 2)): inside.set(); out.wait(10)
     assert fast()
@@ -212,7 +226,8 @@ def test_wrong_input(args, kw, words):
 def test_an_interruption_while_all_is_put_back_waits(monkeypatch, fails):
     model, x, real = Model(lambda m: m.own.mul_(2)), torch.randn(8, 4), ours._set_random_states
     before = everything(model)
-    monkeypatch.setattr(ours, '_set_random_states', lambda states: (signal.raise_signal(signal.SIGINT), real(states)))
+    def interrupted(states): signal.raise_signal(signal.SIGINT); real(states)
+    monkeypatch.setattr(ours, '_set_random_states', interrupted)
     with pytest.raises(KeyboardInterrupt), undisturbed(model):
         model(x)
         if fails: 1/0
