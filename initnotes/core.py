@@ -112,6 +112,8 @@ class Moments:
         spread = max(self.shares - self.m2**2/self.rows, 0)*self.rows/(self.rows - 1)
         return math.sqrt(spread)/self.n/(2*self.std)
 
+# %% ../nbs/01_core.ipynb #b7d40001
+#| code-fold: true
 def gathered(numbers: list, group: object, device: torch.device | str = 'cpu') -> list[list]:
     "The numbers of all processes in `group`, in the same order in each; None: of this one."
     if group is None: return [numbers]

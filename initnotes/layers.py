@@ -69,6 +69,7 @@ kinds[nn.MultiheadAttention] = Kind('out_proj.weight', 'out_proj.bias')
 # Its weight is stored as (in, out).
 kinds['transformers.pytorch_utils.Conv1D'] = Kind(fans=lambda m: Fans(*m.weight.shape))
 
+# %% ../nbs/04a_layers.ipynb #b7d40002
 def fans_of(
     module: nn.Module
 ) -> Fans | None:  # None: not known
@@ -82,7 +83,6 @@ def fans_of(
     if isinstance(module, EMBEDDINGS): return Fans(1, module.embedding_dim)
     if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
         return Fans(module.embed_dim, module.embed_dim)
-
 
 # %% ../nbs/04a_layers.ipynb #016f2745
 Where = type | str | nn.Module | list | tuple | Callable | None   # how modules are chosen
@@ -176,6 +176,7 @@ def _share(p, q):
     start = min(p.data_ptr(), q.data_ptr())
     return bool(torch.isin(_bytes(p, start), _bytes(q, start)).any())
 
+# %% ../nbs/04a_layers.ipynb #b7d40003
 def ties(
     named: list[tuple[str, torch.Tensor]]  # names and tensors; one tensor may have several names
 ) -> dict[str, tuple[str, ...]]:           # for each name the others that use the same memory
@@ -260,8 +261,7 @@ def _attention_role(module, name):
 
 def _recurrent_role(module, name):
     part = re.fullmatch(r'(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?', name)
-    if not part:
-        return 'made',                          # torch's old weight_norm
+    if not part: return 'made',          # torch's old weight_norm
     if part[1] == 'bias': return 'gate bias',
     rows, columns = getattr(module, name).shape
     if part[2] == 'hr': return 'weight', Fans(columns, rows)

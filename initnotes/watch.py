@@ -80,6 +80,7 @@ class _Sheet:
         self.what, self.lengths = [], []
         return what, sums
 
+# %% ../nbs/07a_watch.ipynb #b7d40004
 def _three(rows, lengths):
     "Number, sum and sum of squares of each row, in float64."
     wide = torch.float32 if rows.device.type == 'mps' else torch.float64
@@ -231,6 +232,8 @@ def _made_along(node):
         return None
     return last if kind in _FEATURES else None
 
+# %% ../nbs/07a_watch.ipynb #b7d40005
+#| code-fold: true
 def _followed(d, shape, path):
     "Where dimension `d` of a tensor of this shape lies after `path`; None: it was split or joined."
     def dims(*ds):                       # autograd keeps −1 as 2⁶⁴ − 1
@@ -371,6 +374,8 @@ class _Parameter:
     kind: str                # and its class
     n: int                   # how many elements it has
 
+# %% ../nbs/07a_watch.ipynb #b7d40006
+#| code-fold: true
 class _Moves:
     "Samples of parameters and their gradients, a row each, before and after a step."
     def __init__(self, parameters, most):
@@ -469,6 +474,7 @@ class _Windows:
                              device=values.device)
         self.hist.view(-1, bins).index_add_(0, where, counts)
 
+# %% ../nbs/07a_watch.ipynb #b7d40007
 def _mean_std_rms(sums):
     "From number, sum and sum of squares in the last dimension; nan where there is nothing."
     n, total, squares = sums.unbind(-1)
@@ -585,6 +591,8 @@ class StatsReport(Report):
         "What no row can say."
         return list(self.lines)
 
+# %% ../nbs/07a_watch.ipynb #b7d40008
+#| code-fold: true
 class Record(Plots):
     "What `ActivationStats` recorded, or its `load` read: tables, histories and pictures."
     rows, sample, bins, steps, passes = 256, 5, 128, 0, 0
@@ -769,6 +777,8 @@ def _note(s, w):
     if nan: said.append(f'{nan} units have met a nan')
     return '; '.join(said)
 
+# %% ../nbs/07a_watch.ipynb #b7d40009
+#| code-fold: true
 def _table(s, last):
     used, units = s._used(last), s.units(last)
     moments = [v.tolist() for v in _mean_std_rms(s._windows.sums[used].sum(0))]
@@ -855,6 +865,8 @@ class _Into(_Called):
         if not x.is_floating_point() or not x.ndim or not x.numel(): return
         with torch.no_grad(): s._look(w, local(x))
 
+# %% ../nbs/07a_watch.ipynb #b7d4000a
+#| code-fold: true
 class _OutOf(_Called):
     "After a module has run: what it returns, and, later, the gradient with respect to that."
     def __init__(self, stats, watched): self.stats, self.w = stats, watched
@@ -921,6 +933,8 @@ def _functions(output, begin, inside):
     return sorted(_kind(n).lower() for n in nodes if _kind(n) in _ACTIVATIONS
                   and not any(a <= n._sequence_nr() < b for a, b in inside))
 
+# %% ../nbs/07a_watch.ipynb #b7d4000b
+#| code-fold: true
 class _First(_Called):
     "The first pass that counts: are there activations in it that no hook sees?"
     def __init__(self, stats):
@@ -938,7 +952,7 @@ class _First(_Called):
             counts = torch.is_grad_enabled() and module.training
             if counts or not whole: self.began[module] = now
         elif not whole:
-            self.ranges.append((self.began[module], now))
+            self.ranges.append((self.began.get(module, now), now))
         elif module in self.began and self.handles:
             self.stats.functions = _functions(*output, self.began[module], self.ranges)
             self.remove()
@@ -946,6 +960,18 @@ class _First(_Called):
     def remove(self):
         for h in self.handles: h.remove()
         self.handles = []
+
+# %% ../nbs/07a_watch.ipynb #b7d4000f
+#| code-fold: true
+def _uncompiled(model):
+    "The model inside torch.compile's wrapper."
+    wrapped = isinstance(model, nn.Module) and '_orig_mod' in model._modules
+    return model._modules['_orig_mod'] if wrapped else model
+
+def _parameter(name, p, model):
+    owner = name.rpartition('.')[0]
+    kind = type(model.get_submodule(owner)).__name__
+    return _Parameter(name, p, p.ndim < 2, owner or '(model)', kind, p.numel())
 
 # %% ../nbs/07a_watch.ipynb #b3f08849
 #| code-fold: true
@@ -1259,13 +1285,3 @@ class ActivationStats(Record, Callback):
         rows = torch.tensor([s//self.every for s in steps], device=self.device)
         found = torch.stack([squares[:, 0], squares[:, 1], grads, n, with_grad], 2)
         self._windows.moves.index_add_(0, rows, found)
-
-def _uncompiled(model):
-    "The model inside torch.compile's wrapper."
-    wrapped = isinstance(model, nn.Module) and '_orig_mod' in model._modules
-    return model._modules['_orig_mod'] if wrapped else model
-
-def _parameter(name, p, model):
-    owner = name.rpartition('.')[0]
-    kind = type(model.get_submodule(owner)).__name__
-    return _Parameter(name, p, p.ndim < 2, owner or '(model)', kind, p.numel())
