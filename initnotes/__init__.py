@@ -27,6 +27,6 @@ __all__ = [
     'kaiming_normal_', 'kaiming_uniform_', 'lecun_normal_', 'lecun_uniform_', 'moments',
     'orthogonal_', 'trunc_normal_', 'variance_scaling_', 'xavier_normal_', 'xavier_uniform_',
     'InitReport', 'init_', 'AvgStats', 'BatchTransform', 'Callback', 'CancelBatch', 'CancelEpoch',
-    'CancelFit', 'DeviceCallback', 'DivergedError', 'Learner', 'LRFinder', 'MixedPrecision', 'Progress', 'Recorder',
-    'TensorLoader', 'accuracy', 'Hook', 'Hooks', 'ActivationStats', 'Record', 'ConvLayer',
-    'GeneralReLU', 'LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds']
+    'CancelFit', 'DeviceCallback', 'DivergedError', 'Learner', 'LRFinder', 'MixedPrecision',
+    'Progress', 'Recorder', 'TensorLoader', 'accuracy', 'Hook', 'Hooks', 'ActivationStats',
+    'Record', 'ConvLayer', 'GeneralReLU', 'LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds']

@@ -29,22 +29,25 @@ class Stats(NamedTuple):
     def ms(self) -> float:
         "Mean square, the square of `rms`."
         return self.rms**2
-    def __repr__(self): return f'mean {self.mean:.4g} · std {self.std:.4g} · rms {self.rms:.4g}'
+    def __repr__(self):
+        return f'mean {self.mean:.4g} · std {self.std:.4g} · rms {self.rms:.4g}'
 
 # %% ../nbs/01_core.ipynb #a3c0e002
 #| code-fold: true
 def _rows(x):
-    "The elements of `x` in float32 or better, a row for each entry of its first dimension, in the order of memory."
+    "All of `x` in float32 or better, a row for each entry of dimension 0, in memory's order."
     if x.dtype != torch.float64: x = x.float()
     if x.dim() < 2: return x.reshape(1, -1)
-    if not x.is_contiguous(): x = x.permute(0, *sorted(range(1, x.dim()), key=lambda d: -x.stride(d)))
+    if not x.is_contiguous():
+        x = x.permute(0, *sorted(range(1, x.dim()), key=lambda d: -x.stride(d)))
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 def _gram(rows, about=None):
-    "Sums over rows of the products of 1, s and q, (3, 3) in float64: s and q are a row's sum and sum of squares."
+    "Sums over rows of products of 1, s (a row's sum) and q (of its squares), (3, 3) in float64."
     rest = rows if about is None else rows - about
-    wide = {} if rest.device.type in ('cpu', 'mps') else dict(dtype=torch.float64)   # elsewhere it costs no more
-    norms = [torch.linalg.vector_norm(part, dim=1, **wide) for part in rest.split(2**14, 1)]   # longer sums lose digits
+    # In float64 at once where that costs no more, and in parts: longer sums lose digits.
+    wide = {} if rest.device.type in ('cpu', 'mps') else dict(dtype=torch.float64)
+    norms = [torch.linalg.vector_norm(part, dim=1, **wide) for part in rest.split(2**14, 1)]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
     found = torch.stack([torch.ones_like(norm), rest.sum(1, **wide), norm])
     found = (found.cpu() if found.device.type == 'mps' else found).double()
@@ -55,7 +58,7 @@ def _gram(rows, about=None):
 #| code-fold: true
 @dataclass(frozen=True)
 class Moments:
-    "What is known of some numbers, from float32's smallest to its largest; of parts it can be added."
+    "What is known of some numbers, from float32's smallest to its largest; parts can be added."
     n: float = 0           # how many
     mean: float = math.nan # nan: of none
     m2: float = 0.         # sum of their squared deviations from the mean
@@ -72,8 +75,9 @@ class Moments:
             rows = (rows.cpu() if rows.device.type == 'mps' else rows).double()
             found = cls.from_gram(_gram(rows).tolist(), rows.shape[1])
         if not found.mean**2 > 4*found.m2/found.n: return found
-        about = rows.new_tensor(found.mean).item()           # as the rows can hold it
-        return cls.from_gram(_gram(rows, about).tolist(), rows.shape[1], about)   # it would swallow the digits
+        # A mean that would swallow the digits is taken off, as the rows can hold it.
+        about = rows.new_tensor(found.mean).item()
+        return cls.from_gram(_gram(rows, about).tolist(), rows.shape[1], about)
 
     @classmethod
     def from_gram(cls, gram: list, k: int, about: float = 0.) -> 'Moments':
@@ -103,13 +107,13 @@ class Moments:
         return math.sqrt(self.m2/self.n + self.mean**2) if self.n else math.nan
     @property
     def se(self) -> float | None:
-        "The standard error of `std`, rows being independent; None: there is one, or they are all alike."
+        "The standard error of `std`, rows being independent; None: there is one, or all are alike."
         if self.rows < 2 or not self.std: return None
         spread = max(self.shares - self.m2**2/self.rows, 0)*self.rows/(self.rows - 1)
         return math.sqrt(spread)/self.n/(2*self.std)
 
 def gathered(numbers: list, group: object, device: torch.device | str = 'cpu') -> list[list]:
-    "The lists of numbers of all processes in `group`, in the same order in each; None: of this one."
+    "The numbers of all processes in `group`, in the same order in each; None: of this one."
     if group is None: return [numbers]
     where = device if 'nccl' in dist.get_backend(group) else 'cpu'
     mine = torch.tensor(numbers, dtype=torch.float64, device=where)
@@ -124,11 +128,14 @@ def stats(
     "Mean, unbiased standard deviation and root mean square of all elements of `x`."
     try: x = torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"stats got {type(x).__name__}, expected a tensor or numbers that make one.") from None
+        raise InputError(f"stats got {type(x).__name__}, "
+                         "expected a tensor or numbers that make one.") from None
     if x.is_complex():
-        raise InputError(f"stats got a {x.dtype} tensor, expected real numbers: pass x.abs(), x.real or x.imag.")
+        raise InputError(f"stats got a {x.dtype} tensor, expected real numbers: "
+                         "pass x.abs(), x.real or x.imag.")
     if x.numel() < 2:
-        raise InputError(f"stats got a tensor of shape {tuple(x.shape)}, expected at least 2 numbers: a std needs two.")
+        raise InputError(f"stats got a tensor of shape {tuple(x.shape)}, "
+                         "expected at least 2 numbers: a std needs two.")
     found = Moments.of(x)
     return Stats(found.mean, found.std, found.rms)
 

@@ -17,18 +17,19 @@ def _nothing(*args, **kwargs): "What is left of a hook in a copy of the model."
 def _inert(): return _nothing
 
 class _Called:
-    "Something that a module calls; a model that is copied or saved while it is there gets `_nothing` in its place."
+    "Something that a module calls; copied or saved with a model, it turns into `_nothing`."
     def __reduce__(self): return _inert, ()
     @property
     def __name__(self):
-        raise InputError("a module is being watched by a hook of initnotes, which TorchScript cannot compile: "
-                         "leave the with statement first, or call remove().")
+        raise InputError("a module is being watched by a hook of initnotes, which TorchScript "
+                         "cannot compile: leave the with statement first, or call remove().")
 
 def first_tensor(
-    out: object         # what a module returned: tuples, lists, mappings and dataclasses, at any depth
+    out: object  # what a module returned: tuples, lists, mappings, dataclasses, at any depth
 ) -> torch.Tensor | None:
     "The first floating-point tensor in it."
-    if isinstance(out, torch.Tensor): return out if out.is_floating_point() else None
+    if isinstance(out, torch.Tensor):
+        return out if out.is_floating_point() else None
     if isinstance(out, Mapping): out = out.values()
     elif dataclasses.is_dataclass(out): out = vars(out).values()
     elif not isinstance(out, (tuple, list)): return None
@@ -37,13 +38,14 @@ def first_tensor(
 # %% ../nbs/07_hooks.ipynb #b7d00001
 #| code-fold: true
 class _Uncompiled:
-    "While it is held, code compiled by torch.compile runs as it was written; it may be held by several."
+    "While it is held (by several, perhaps), what torch.compile compiled runs as it was written."
     lock, held, stance = threading.Lock(), 0, None
     @classmethod
     def hold(cls):
         with cls.lock:
             cls.held += 1
-            if cls.stance is None and 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance'):
+            known = 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance')
+            if cls.stance is None and known:
                 cls.stance = torch.compiler.set_stance('force_eager')
                 cls.stance.__enter__()
     @classmethod
@@ -56,12 +58,13 @@ class _Uncompiled:
 
 # %% ../nbs/07_hooks.ipynb #c9a9e706
 class Hook(_Called):
-    """Calls `f(hook, module, inputs, output)` after every forward pass of a module, until it is removed.
+    """Calls `f(hook, module, inputs, output)` after each forward pass of a module, until removed.
 
-    As a context manager it is removed in any case; a second `with` puts it on again. With `backward=True` it
-    calls `f(hook, module, gradient)` when the gradient of the loss with respect to the module's output (to its
-    first floating-point tensor) arrives: call `backward()` inside the block. What `f` returns is ignored: a hook
-    looks on. `calls` counts the forward passes seen. Compiled code runs uncompiled while a hook is on."""
+    As a context manager it is removed in any case; a second `with` puts it on again. With
+    `backward=True` it calls `f(hook, module, gradient)` when the gradient of the loss with respect
+    to the module's output (to its first floating-point tensor) arrives: call `backward()` inside
+    the block. What `f` returns is ignored: a hook looks on. `calls` counts the forward passes seen.
+    Compiled code runs uncompiled while a hook is on."""
     def __init__(self,
         module: nn.Module,
         f: Callable,           # keep what it needs as attributes of the hook, its first argument
@@ -69,17 +72,22 @@ class Hook(_Called):
     ):
         if not isinstance(module, nn.Module):
             raise InputError(f"Hook got {type(module).__name__}, expected a torch.nn.Module.")
-        if isinstance(module, torch.jit.ScriptModule) and not isinstance(module, torch.jit.TopLevelTracedModule):
-            raise InputError(f"Hook got a {type(module).__name__}, whose code calls no Python: hook the model before it is scripted.")
+        traced = isinstance(module, torch.jit.TopLevelTracedModule)
+        if isinstance(module, torch.jit.ScriptModule) and not traced:
+            raise InputError(f"Hook got a {type(module).__name__}, whose code calls no Python: "
+                             "hook the model before it is scripted.")
         self.module, self.f, self.backward, self.calls, self._handle = module, f, backward, 0, None
         self.__enter__()
 
     def __call__(self, module, args, kwargs, output):
         self.calls += 1
-        if not self.backward: self.f(self, module, (*args, *kwargs.values()), output)
-        elif (y := first_tensor(output)) is not None and y.requires_grad: y.register_hook(self._arrived)
+        if not self.backward:
+            self.f(self, module, (*args, *kwargs.values()), output)
+        elif (y := first_tensor(output)) is not None and y.requires_grad:
+            y.register_hook(self._arrived)
     def _arrived(self, gradient):
-        if self._handle is not None: self.f(self, self.module, gradient.detach())   # not after removal
+        if self._handle is None: return  # it has been removed since
+        self.f(self, self.module, gradient.detach())
 
     def remove(self) -> None:
         "Take the hook off the module; a second time does nothing."
@@ -96,7 +104,7 @@ class Hook(_Called):
 
 # %% ../nbs/07_hooks.ipynb #f6030b9f
 class Hooks:
-    "One `Hook` for each of several modules, to iterate over and to index; all are removed together."
+    "One `Hook` for each of several modules, to iterate over and index; all are removed together."
     def __init__(self,
         modules: Iterable[nn.Module] | dict[str, nn.Module], # or what `find_modules` returns
         f: Callable,                                         # as for `Hook`
@@ -122,10 +130,11 @@ class Hooks:
 
 # %% ../nbs/07_hooks.ipynb #b7d00002
 #| code-fold: true
-_MOVED = dict.fromkeys(('ActivationStats', 'Record', 'StatsReport'), 'watch') | dict.fromkeys(('find_modules',), 'layers')
+_MOVED = dict(ActivationStats='watch', Record='watch', StatsReport='watch', find_modules='layers')
 
 def __getattr__(name):
     "What was here before 0.2."
     import importlib
-    if name not in _MOVED: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f'initnotes.{_MOVED[name]}'), name)

@@ -45,8 +45,9 @@ class Kind:
     "How the modules of a class use their parameters."
     weight: str | None = 'weight'   # the one that scales the output; `child.weight`: of a child
     bias: str | None = 'bias'       # the one that is added to it; None: none is
-    fans: Callable[[nn.Module], Fans] | None = None  # of the weight, from the module; None: not known
-    def __iter__(self) -> Iterator[str | None]: return iter((self.weight, self.bias))
+    fans: Callable[[nn.Module], Fans] | None = None  # of the weight, by module; None: not known
+    def __iter__(self) -> Iterator[str | None]:
+        return iter((self.weight, self.bias))
 
 class Kinds(dict):
     "A `Kind` for each class, or for its full name; a pair (weight, bias) is made one."
@@ -54,7 +55,7 @@ class Kinds(dict):
         super().__setitem__(key, value if isinstance(value, Kind) else Kind(*value))
     def of(self,
         module: nn.Module
-    ) -> tuple[type, Kind] | tuple[None, None]:  # the registered class that it is one of, and its kind
+    ) -> tuple[type, Kind] | tuple[None, None]:  # the registered class it is one of, and its kind
         "The kind of a module."
         for c in type(module).__mro__:
             for key in (c, f'{c.__module__}.{c.__qualname__}'):
@@ -65,7 +66,8 @@ kinds = Kinds()  # the kinds of layers that `fans`, `init_` and `lsuv_` know; ad
 for _c in CONV + TRANSPOSED: kinds[_c] = Kind(fans=_conv_fans)
 kinds[nn.Linear] = Kind(fans=lambda m: Fans(m.in_features, m.out_features))
 kinds[nn.MultiheadAttention] = Kind('out_proj.weight', 'out_proj.bias')
-kinds['transformers.pytorch_utils.Conv1D'] = Kind(fans=lambda m: Fans(*m.weight.shape))  # stored as (in, out)
+# Its weight is stored as (in, out).
+kinds['transformers.pytorch_utils.Conv1D'] = Kind(fans=lambda m: Fans(*m.weight.shape))
 
 def fans_of(
     module: nn.Module
@@ -74,8 +76,10 @@ def fans_of(
     kind = kinds.of(module)[1]
     if kind and kind.fans: return kind.fans(module)
     if isinstance(module, nn.Bilinear):
-        return Fans(module.in1_features*module.in2_features, module.out_features*module.in2_features)
-    if isinstance(module, EMBEDDINGS): return Fans(1, module.embedding_dim)      # an output is one weight
+        n = module.in2_features
+        return Fans(module.in1_features*n, module.out_features*n)
+    # An embedding's output is one weight.
+    if isinstance(module, EMBEDDINGS): return Fans(1, module.embedding_dim)
     if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
         return Fans(module.embed_dim, module.embed_dim)
 
@@ -83,9 +87,10 @@ def fans_of(
 # %% ../nbs/04a_layers.ipynb #016f2745
 Where = type | str | nn.Module | list | tuple | Callable | None   # how modules are chosen
 
-def _internal(name): return name == 'parametrizations' or name.startswith('parametrizations.') or '.parametrizations' in name
+def _internal(name):
+    return 'parametrizations' in name.split('.')
 
-def modules_of(model: nn.Module) -> dict[str, nn.Module]:  # name → module; the model itself is '(model)'
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:  # by name; the model itself: '(model)'
     "Every module, under its first name, without the machinery of parametrisations."
     return {name or '(model)': m for name, m in model.named_modules() if not _internal(name)}
 
@@ -96,10 +101,12 @@ def _is_named(name: str, pattern: str) -> bool:
 def _wanted(where, what='where'):
     "What `where` chooses, as a predicate of a name and a module."
     if where is None: return lambda name, m: True
-    if callable(where) and not isinstance(where, (type, nn.Module)): return lambda name, m: where(m)
+    if callable(where) and not isinstance(where, (type, nn.Module)):
+        return lambda name, m: where(m)
     each = list(where) if isinstance(where, (list, tuple, nn.ModuleList)) else [where]
     if not all(isinstance(w, (type, str, nn.Module)) for w in each):
-        raise InputError(f"{what} is {where!r}, expected a module type, a name or a module, a list or tuple of these, or a predicate of a module.")
+        raise InputError(f"{what} is {where!r}, expected a module type, a name or a module, "
+                         "a list or tuple of these, or a predicate of a module.")
     def wanted(name, m):
         return any(isinstance(m, w) if isinstance(w, type) else _is_named(name, w)
                    if isinstance(w, str) else w is m for w in each)
@@ -110,28 +117,35 @@ def _working(model):
     inner = set()      # used without being called
     for m in model.modules():
         if isinstance(m, nn.MultiheadAttention): inner.update(m.children())
-    def alone(m): return not any(n != 'parametrizations' for n, _ in m.named_children())
-    return {n: m for n, m in modules_of(model).items() if m not in inner and (alone(m) or isinstance(m, nn.MultiheadAttention))}
+    def works(m):
+        alone = all(n == 'parametrizations' for n, _ in m.named_children())
+        return m not in inner and (alone or isinstance(m, nn.MultiheadAttention))
+    return {n: m for n, m in modules_of(model).items() if works(m)}
 
 # %% ../nbs/04a_layers.ipynb #9104d605
 def find_modules(
     model: nn.Module,
-    where: Where = None,    # a module type, a name or pattern of names, a module, a list or tuple of these; a predicate of a module; None: every module that works by itself
+    where: Where = None,    # a type, name, pattern or module, a list or tuple of these; a predicate
     exclude: Where = None   # likewise, what to leave out
-) -> dict[str, nn.Module]:  # name → module, in the order of registration; a module that has two names, under the first
-    "Choose modules inside a model."
-    if not isinstance(model, nn.Module): raise InputError(f"find_modules got {type(model).__name__}, expected a torch.nn.Module.")
+) -> dict[str, nn.Module]:  # by name (of two, the first), in order of registration
+    "Choose modules inside a model; where nothing is said, all that work by themselves."
+    if not isinstance(model, nn.Module):
+        raise InputError(f"find_modules got {type(model).__name__}, expected a torch.nn.Module.")
     all_ = modules_of(model)
     for what, choice in (('where', where), ('exclude', exclude)):
         for w in choice if isinstance(choice, (list, tuple)) else [choice]:
-            if not isinstance(w, (str, nn.Module)) or isinstance(w, nn.ModuleList): continue
-            if not any(_wanted(w)(name, m) for name, m in all_.items()):
+            one = isinstance(w, (str, nn.Module)) and not isinstance(w, nn.ModuleList)
+            if one and not any(_wanted(w)(name, m) for name, m in all_.items()):
                 raise InputError(f"{what} names {w!r}, which is not in the model, "
                                  f"expected some of {', '.join(all_)}.")
-    found = _working(model) if where is None else {n: m for n, m in all_.items() if _wanted(where)(n, m)}
-    if exclude is not None: found = {n: m for n, m in found.items() if not _wanted(exclude, 'exclude')(n, m)}
+    wanted = _wanted(where)
+    found = {n: m for n, m in (_working(model) if where is None else all_).items() if wanted(n, m)}
+    if exclude is not None:
+        unwanted = _wanted(exclude, 'exclude')
+        found = {n: m for n, m in found.items() if not unwanted(n, m)}
     if found: return found
-    raise InputError(f"where={where!r}{'' if exclude is None else f' without {exclude!r}'} matches no module, expected some of {', '.join(all_)}.")
+    raise InputError(f"where={where!r}{'' if exclude is None else f' without {exclude!r}'} "
+                     f"matches no module, expected some of {', '.join(all_)}.")
 
 # %% ../nbs/04a_layers.ipynb #f931f435
 def local(p: torch.Tensor) -> torch.Tensor:
@@ -141,7 +155,8 @@ def local(p: torch.Tensor) -> torch.Tensor:
 def _span(p):
     "Device, first and last byte of a tensor's memory, or None where it has none of its own."
     p = local(p)
-    if p.layout != torch.strided or p.is_meta or not p.numel() or type(p.data) not in (torch.Tensor, nn.Parameter): return None
+    plain = p.layout == torch.strided and type(p.data) in (torch.Tensor, nn.Parameter)
+    if not plain or p.is_meta or not p.numel(): return None
     start = p.data_ptr()
     last = sum((n - 1)*s for n, s in zip(p.shape, p.stride()))
     return str(p.device), start, start + p.element_size()*(1 + last)
@@ -149,13 +164,15 @@ def _span(p):
 def _bytes(p, start):
     "Where each element of `p` begins, counted from byte `start`."
     at = torch.zeros((), dtype=torch.long, device='cpu')
-    for n, s in zip(p.shape, p.stride()): at = at[..., None] + torch.arange(n, device='cpu')*s
+    for n, s in zip(p.shape, p.stride()):
+        at = at[..., None] + torch.arange(n, device='cpu')*s
     return at.flatten()*p.element_size() + (p.data_ptr() - start)
 
 def _share(p, q):
     "Do two tensors whose spans overlap share an element, or do they only interleave?"
     p, q = local(p), local(q)
-    if p.numel() == 1 + sum((n - 1)*s for n, s in zip(p.shape, p.stride())) or max(p.numel(), q.numel()) > 10**7: return True
+    dense = p.numel() == 1 + sum((n - 1)*s for n, s in zip(p.shape, p.stride()))
+    if dense or max(p.numel(), q.numel()) > 10**7: return True
     start = min(p.data_ptr(), q.data_ptr())
     return bool(torch.isin(_bytes(p, start), _bytes(q, start)).any())
 
@@ -172,7 +189,7 @@ def ties(
         for _, _, other, q in open_:
             if p is q or _share(p, q): tie(other, name)
         open_.append((device, end, name, p))
-    bare = {}                                     # without memory of their own, only the object itself can be the same
+    bare = {}  # without memory of their own, only the object itself can be the same
     for name, p in named:
         if _span(p) is None: bare.setdefault(id(p), []).append(name)
     for names in bare.values():
@@ -183,9 +200,11 @@ def ties(
 # %% ../nbs/04a_layers.ipynb #17319c17
 def unfit(p: torch.Tensor) -> str | None:
     "Why nobody can set these numbers, or None."
-    if isinstance(p, nn.parameter.UninitializedParameter): return 'it has no shape yet'
+    if isinstance(p, nn.parameter.UninitializedParameter):
+        return 'it has no shape yet'
     if p.is_meta: return 'it is on the meta device and has no numbers'
-    if p.is_complex() or not p.is_floating_point(): return f'it is {p.dtype}: not a real floating-point number'
+    if p.is_complex() or not p.is_floating_point():
+        return f'it is {p.dtype}: not a real floating-point number'
     if p.layout != torch.strided: return f'it is sparse ({p.layout})'
     if not p.numel(): return f'it has no elements: shape {tuple(p.shape)}'
 
@@ -199,12 +218,18 @@ def scaled_by(
     if name in owner._parameters: return owner._parameters[name], None
     if parametrize.is_parametrized(owner, name):
         chain = owner.parametrizations[name]
-        if len(chain) == 1 and isinstance(chain[0], _WeightNorm): return chain.original0, None
-        return None, f"parametrised by {', '.join(type(p).__name__.strip('_') for p in chain)}, which does not let a scale through"
+        if len(chain) == 1 and isinstance(chain[0], _WeightNorm):
+            return chain.original0, None
+        makers = ', '.join(type(p).__name__.strip('_') for p in chain)
+        return None, f'parametrised by {makers}, which does not let a scale through'
     hooks = owner._forward_pre_hooks.values()
-    if any(isinstance(h, WeightNorm) and h.name == name for h in hooks): return owner._parameters[name + '_g'], None
-    makers = {type(h).__name__ for h in hooks if getattr(h, 'name', getattr(h, '_tensor_name', None)) == name}
-    if makers: return None, f"its {name} is made by {', '.join(makers)} at every call, which does not let a scale through"
+    if any(isinstance(h, WeightNorm) and h.name == name for h in hooks):
+        return owner._parameters[name + '_g'], None
+    makers = {type(h).__name__ for h in hooks
+              if getattr(h, 'name', getattr(h, '_tensor_name', None)) == name}
+    if makers:
+        return None, (f"its {name} is made by {', '.join(makers)} at every call, "
+                      "which does not let a scale through")
     return None, None if getattr(owner, name) is None else f'its {name} is no parameter'
 
 # %% ../nbs/04a_layers.ipynb #c41b7a03
@@ -229,12 +254,14 @@ class ParameterRole:
 def _attention_role(module, name):
     if name == 'in_proj_weight': return 'weight', fans_of(module), 3
     if name == 'in_proj_bias': return 'bias',
-    if name.endswith('proj_weight'): return 'weight', Fans(*getattr(module, name).shape[::-1])
-    return 'token',                                                  # bias_k and bias_v
+    if name.endswith('proj_weight'):
+        return 'weight', Fans(*getattr(module, name).shape[::-1])
+    return 'token',                                      # bias_k and bias_v
 
 def _recurrent_role(module, name):
     part = re.fullmatch(r'(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?', name)
-    if not part: return 'made',                                      # torch's old weight_norm
+    if not part:
+        return 'made',                          # torch's old weight_norm
     if part[1] == 'bias': return 'gate bias',
     rows, columns = getattr(module, name).shape
     if part[2] == 'hr': return 'weight', Fans(columns, rows)
@@ -245,13 +272,16 @@ def _role(module, name):
     "Role, fans and number of blocks, as far as they are known."
     kind = kinds.of(module)[1]
     if not (kind and kind.fans):
-        if isinstance(module, NORMS): return 'shift' if name == 'bias' else 'scale',
+        if isinstance(module, NORMS):
+            return 'shift' if name == 'bias' else 'scale',
         if isinstance(module, EMBEDDINGS): return 'embedding', fans_of(module)
-        if isinstance(module, nn.MultiheadAttention): return _attention_role(module, name)
+        if isinstance(module, nn.MultiheadAttention):
+            return _attention_role(module, name)
         if isinstance(module, RECURRENT): return _recurrent_role(module, name)
         if not isinstance(module, nn.Bilinear): return 'unknown',
     weight, bias = kind or Kind()
-    if name == weight: return 'weight', fans_of(module), getattr(module, 'groups', 1)
+    if name == weight:
+        return 'weight', fans_of(module), getattr(module, 'groups', 1)
     if name == bias: return 'bias',
     return 'made' if name.startswith(f'{weight}_') else 'unknown',
 

@@ -16,41 +16,45 @@ from torch import nn
 from torch.autograd.graph import get_gradient_edge
 from .report import InputError, Report
 from .core import Moments
-from .layers import (EMBEDDINGS, NORMS, RECURRENT, Where, _wanted, find_modules, kinds, local)
+from .layers import EMBEDDINGS, NORMS, RECURRENT, Where
+from .layers import _wanted, find_modules, kinds, local
 from .training import Callback, Learner
 from .hooks import _Called, _Uncompiled, first_tensor
 
 # %% ../nbs/07a_watch.ipynb #3da7f5a6
 def _sample(x, most, shift=0):
-    "Every k-th element of `x`, at most `most`, as a vector; k has no factor in common with any dimension."
+    "Every k-th element of `x`, at most `most`, as a vector; k shares no factor with any dimension."
     if x.numel() <= most: return x
-    if not x.is_contiguous(): x = x.permute(sorted(range(x.ndim), key=lambda d: -x.stride(d)))   # in memory's order
+    if not x.is_contiguous():                            # in memory's order
+        x = x.permute(sorted(range(x.ndim), key=lambda d: -x.stride(d)))
     if not x.is_contiguous(): x = _items(x, most, -1, shift)
     k = -(-x.numel()//most)
     while any(math.gcd(k, n) > 1 for n in x.shape[1:]): k += 1
     return x.reshape(-1)[shift % k::k]
 
 def _items(x, most, keep, shift=0):
-    "`x` thinned along its dimensions, from the first on, to about `most` elements; not along dimension `keep`."
+    "`x` thinned, from its first dimension on but not along `keep`, to about `most` elements."
     for d in range(x.ndim):
         k = min(-(-x.numel()//most), x.shape[d])
-        if d != keep and k > 1: x = x[(slice(None),)*d + (slice(shift % k, None, k),)]
+        if d != keep and k > 1:
+            x = x[(slice(None),)*d + (slice(shift % k, None, k),)]
     return x
 
 # %% ../nbs/07a_watch.ipynb #29894636
 @dataclass
 class _Sheet:
     "Samples, a row each, to be reduced together."
-    width: int                       # most elements of a sample
-    device: torch.device             # where they are kept
+    width: int             # most elements of a sample
+    device: torch.device   # where they are kept
     what: list = field(default_factory=list)     # a label for each row in use
     lengths: list = field(default_factory=list)  # and the number of its elements
-    values: torch.Tensor | None = None           # (64, width), made when it is first needed; 0 beyond a row's length
+    values: torch.Tensor | None = None           # (64, width), once needed; 0 beyond a row's length
     views: list = field(default_factory=list)    # of each row, as the last sample in it was shaped
 
     def add(self, what, x):
         "Lay the sample `x` on the sheet; there must be room."
-        if self.values is None or x.dtype == torch.float64 != self.values.dtype: self.make(x)
+        if self.values is None or x.dtype == torch.float64 != self.values.dtype:
+            self.make(x)
         i = len(self.what)
         if self.views[i].shape != x.shape:
             self.values[i, x.numel():].zero_()
@@ -59,8 +63,9 @@ class _Sheet:
         self.what.append(what); self.lengths.append(x.numel())
 
     def make(self, x):
-        "Room: on a CPU in float32, where that is faster; elsewhere in float64, which need not be looked at."
-        dtype = torch.float32 if self.device.type in ('cpu', 'mps') and x.dtype != torch.float64 else torch.float64
+        "Room: in float32 on a CPU, where that is faster; else in float64, which needs no check."
+        narrow = self.device.type in ('cpu', 'mps') and x.dtype != torch.float64
+        dtype = torch.float32 if narrow else torch.float64
         old, self.values = self.values, torch.zeros(64, self.width, dtype=dtype, device=self.device)
         if old is not None: self.values.copy_(old)
         self.views = [self.values[i, :0] for i in range(64)]
@@ -80,31 +85,36 @@ def _three(rows, lengths):
     wide = torch.float32 if rows.device.type == 'mps' else torch.float64
     n, total = torch.tensor(lengths, dtype=wide, device=rows.device), rows.sum(1).to(wide)
     squares = torch.linalg.vector_norm(rows, dim=1).to(wide).square()
-    if rows.dtype == torch.float32:                      # squares near its ends, or a mean that swallows the rest
+    if rows.dtype == torch.float32:      # squares near its ends, or a mean that swallows the rest
         bad = ~((squares < 1e30*n) & (squares > 1e-25*n) & (total**2 < .8*n*squares))
         if bad.any():
             again = rows[bad].cpu().double()
-            total[bad], squares[bad] = again.sum(1).to(total), torch.linalg.vector_norm(again, dim=1).square().to(total)
+            total[bad] = again.sum(1).to(total)
+            squares[bad] = torch.linalg.vector_norm(again, dim=1).square().to(total)
     return torch.stack([n, total, squares], 1)
 
 # %% ../nbs/07a_watch.ipynb #5f8937d6
 def _twin(module):
-    "A copy in eval mode that shares the parameters: to ask it questions leaves the module itself as it is."
-    return copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())}).eval()
+    "A copy in eval mode that shares the parameters: asking it leaves the module itself as it is."
+    own = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, own).eval()
 
 def _slope(module, x):
     "The derivative of an elementwise module at each element of `x`, past its hooks."
+    # What is saved here is no business of checkpointing.
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
-        x = x.detach().requires_grad_()                  # (what is saved here is no business of checkpointing)
+        x = x.detach().requires_grad_()
         y = module.forward(x.clone())                    # a clone, for it may work in place
         if not y.requires_grad: return torch.zeros_like(x)
         return torch.autograd.grad(y.sum(), x)[0]
 
-_GRID = torch.cat([-torch.logspace(4, -3, 281, device='cpu', dtype=torch.float32), torch.zeros(1, device='cpu', dtype=torch.float32),
-                   torch.logspace(-3, 4, 281, device='cpu', dtype=torch.float32)])
+_GRID = torch.logspace(-3, 4, 281, device='cpu', dtype=torch.float32)
+_GRID = torch.cat([-_GRID.flip(0), _GRID.new_zeros(1), _GRID])
 
 def _over(extreme, x, d):
-    "`extreme` (torch.amax or torch.amin) of each unit of `x`: along memory, for PyTorch is up to 70 times slower across it."
+    """`extreme` (torch.amax or torch.amin) of each unit of `x`, along dimension `d`.
+
+    Along memory, for PyTorch is up to 70 times slower across it."""
     if x.ndim == 2 and d == 1 and x.is_contiguous(): return extreme(x, 0)
     order = sorted(range(x.ndim), key=lambda i: -x.stride(i))
     if order[0] == d: return extreme(x.movedim(d, 0).flatten(1), 1)
@@ -120,8 +130,8 @@ class _Activation:
     steepest: torch.Tensor  # its largest slope
     flat: torch.Tensor      # (2, places): from where to where it is flat
     learns: bool            # it has parameters or buffers, and may change
-    spatial: bool           # these have more than one dimension: its input must have its full shape
-    extremes_decide: bool = False  # flat between a unit's extremes or not: these alone say whether it lives
+    spatial: bool           # these have several dimensions: its input must have its full shape
+    extremes_decide: bool = False  # a unit's extreme inputs alone say whether it lives
     high_decides: bool = False     # as for a ReLU: the highest alone
 
     def __post_init__(self):
@@ -129,18 +139,28 @@ class _Activation:
         self.high_decides = self.extremes_decide and bool((self.flat[0] == -math.inf).all())
 
     def living(self, x, low, high, d):
-        "Units of `x`, along dimension `d`, with an input where the slope is not 0; where the extremes alone do not decide."
-        shape = [-1 if i == d else 1 for i in range(x.ndim)]
-        if self.spatial: return _over(torch.amax, _slope(self.f, x).abs(), d) != 0
-        if self.learns: some = torch.cat([low.view(shape), high.view(shape)])
-        else: some = torch.cat([low[None], high[None], _items(x, 2**13, d).movedim(d, -1).flatten(0, -2)])
+        "Units of `x`, along dimension `d`, with an input where the slope is not 0: some, then all."
+        if self.spatial: return self.sloping(x, d)
+        if self.learns:
+            shape = [-1 if i == d else 1 for i in range(x.ndim)]
+            some = torch.cat([low.view(shape), high.view(shape)])
+        else:
+            sample = _items(x, 2**13, d).movedim(d, -1).flatten(0, -2)
+            some = torch.cat([low[None], high[None], sample])
         alive = _slope(self.f, some).abs().amax(0).flatten() != 0
-        if x.device.type != 'cpu': return alive | (_over(torch.amax, _slope(self.f, x).abs(), d) != 0)   # asking would wait
-        dead = alive if self.learns else ((low[:, None] >= self.flat[0]) & (high[:, None] <= self.flat[1])).any(1)
+        # (On a GPU, to ask whether all are alive already would wait for it.)
+        if x.device.type != 'cpu' or self.learns and not alive.all():
+            return alive | self.sloping(x, d)
+        if self.learns: return alive
+        dead = ((low[:, None] >= self.flat[0]) & (high[:, None] <= self.flat[1])).any(1)
         doubtful = (~alive & ~dead).nonzero()[:, 0]
-        if len(doubtful) and self.learns: return alive | (_over(torch.amax, _slope(self.f, x).abs(), d) != 0)
-        if len(doubtful): alive[doubtful] = _over(torch.amax, _slope(self.f, x.index_select(d, doubtful)).abs(), d) != 0
+        if len(doubtful):
+            alive[doubtful] = self.sloping(x.index_select(d, doubtful), d)
         return alive
+
+    def sloping(self, x, d):
+        "Units of `x` with an input where the slope is not 0, of all inputs."
+        return _over(torch.amax, _slope(self.f, x).abs(), d) != 0
 
 # %% ../nbs/07a_watch.ipynb #9b925263
 #| code-fold: true
@@ -152,42 +172,52 @@ def _grid(x, d, spatial):
 
 def _elementwise(f, z):
     "Does a change of every other element of `z` leave the rest of what `f` returns as it is?"
-    places = sum(torch.arange(n, device=z.device).view([-1 if j == i else 1 for j in range(z.ndim)]) for i, n in enumerate(z.shape))
+    places = sum(torch.arange(n, device=z.device).view(n, *[1]*(z.ndim - 1 - i))
+                 for i, n in enumerate(z.shape))
     kept = places % 2 == 0
     y, other = (f.forward(v.clone()) for v in (z, torch.where(kept, z, z.roll(97, 0))))
     return y.shape == z.shape and torch.equal(y[kept].nan_to_num(), other[kept].nan_to_num())
 
 def _recognised(module, x, d):
-    "The `_Activation` that `module` is, for inputs like `x` with units along dimension `d`; None: it is none."
+    "The `_Activation` that `module` is, for inputs like `x` with units along `d`; or None."
     own = [*module.parameters(), *module.buffers()]
-    if list(module.children()) or kinds.of(module)[1] or isinstance(module, EMBEDDINGS + NORMS + RECURRENT): return None
+    layer = kinds.of(module)[1] or isinstance(module, EMBEDDINGS + NORMS + RECURRENT)
+    if layer or list(module.children()): return None
     try:
         f, spatial = _twin(module), any(p.ndim > 1 for p in own)
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             z = _grid(x, d, spatial)
             if not _elementwise(f, z): return None
             s = _slope(f, z)
-    except Exception: return None                        # it does not take such an input: whatever it is, it is no activation
+    except Exception: return None        # it does not take such an input
     if torch.equal(s.amax(0), s.amin(0)): return None
-    flat = F.pad((s == 0).reshape(len(s), -1).all(1).int(), (1, 1)).diff().cpu()       # where a flat stretch begins, and has ended
+    # 1 where a flat stretch begins, −1 behind its end
+    flat = F.pad((s == 0).reshape(len(s), -1).all(1).int(), (1, 1)).diff().cpu()
     ends = _GRID[::1 if len(s) == len(_GRID) else 40].clone()
     ends[0], ends[-1] = -math.inf, math.inf
-    stretches = torch.stack([ends[(flat == 1).nonzero()[:, 0]], ends[(flat == -1).nonzero()[:, 0] - 1]]).to(x)
+    stretches = torch.stack([ends[(flat == 1).nonzero()[:, 0]],
+                             ends[(flat == -1).nonzero()[:, 0] - 1]]).to(x)
     return _Activation(f, s.nan_to_num(0, 0, 0).abs().max(), stretches, bool(own), spatial)
 
 # %% ../nbs/07a_watch.ipynb #8d73a868
 #| code-fold: true
-_CHANNELS = {'Convolution', 'ConvolutionOverrideable', 'MkldnnConvolution', 'NativeBatchNorm', 'CudnnBatchNorm', 'MiopenBatchNorm', 'NativeGroupNorm'}
-_PRODUCTS = {'Mm': (0, 1), 'Addmm': (1, 2), 'Bmm': (0, 1), 'Baddbmm': (1, 2)}     # which of their inputs are multiplied
-_MOVED = {'Transpose', 'T', 'Permute', 'View', 'UnsafeView', 'ReshapeAlias', 'Unsqueeze', 'Squeeze', 'Expand', 'Clone', 'ToCopy', 'Alias'}
+# Names of autograd's nodes.
+_CHANNELS = {'Convolution', 'ConvolutionOverrideable', 'MkldnnConvolution', 'NativeBatchNorm',
+             'CudnnBatchNorm', 'MiopenBatchNorm', 'NativeGroupNorm'}
+_FEATURES = {'NativeLayerNorm', 'FusedRmsNorm', 'Linear', 'MkldnnLinear'}
+_PRODUCTS = {'Mm': (0, 1), 'Addmm': (1, 2), 'Bmm': (0, 1), 'Baddbmm': (1, 2)}  # inputs multiplied
+_MOVED = {'Transpose', 'T', 'Permute', 'View', 'UnsafeView', 'ReshapeAlias', 'Unsqueeze',
+          'Squeeze', 'Expand', 'Clone', 'ToCopy', 'Alias'}
 
-def _kind(node): return node.name().rstrip('0123456789').removesuffix('Backward')
-def _shape(node): return list(node._input_metadata[0].shape)       # of what this node returned
+def _kind(node):
+    return node.name().rstrip('0123456789').removesuffix('Backward')
+def _shape(node): return list(node._input_metadata[0].shape)  # of its output
 def _inputs(node): return [f for f, _ in node.next_functions]
 
 def _is_weight(node):
     "Does this come straight from a leaf, moved at most?"
-    while node is not None and _kind(node) in _MOVED: node = next((f for f in _inputs(node) if f is not None), None)
+    while node is not None and _kind(node) in _MOVED:
+        node = next((f for f in _inputs(node) if f is not None), None)
     return node is not None and node.name().endswith('AccumulateGrad')
 
 def _made_along(node):
@@ -197,12 +227,14 @@ def _made_along(node):
     if kind in _PRODUCTS:
         left, right = (_is_weight(_inputs(node)[i]) for i in _PRODUCTS[kind])
         return last if right and not left else last - 1 if left and not right else None
-    if kind == 'NativeLayerNorm' and len(node._saved_normalized_shape) > 1: return None
-    return last if kind in ('NativeLayerNorm', 'FusedRmsNorm', 'Linear', 'MkldnnLinear') else None
+    if kind == 'NativeLayerNorm' and len(node._saved_normalized_shape) > 1:
+        return None
+    return last if kind in _FEATURES else None
 
 def _followed(d, shape, path):
-    "Where dimension `d` of a tensor of this shape lies after the operations of `path`; None if it has been split or joined."
-    def dims(*ds): return [(i - 2**64 if i >= 2**63 else i) % len(shape) for i in ds]        # autograd keeps −1 as 2⁶⁴ − 1
+    "Where dimension `d` of a tensor of this shape lies after `path`; None: it was split or joined."
+    def dims(*ds):                       # autograd keeps −1 as 2⁶⁴ − 1
+        return [(i - 2**64 if i >= 2**63 else i) % len(shape) for i in ds]
     for node in path:
         new, kind = _shape(node), _kind(node)
         if kind in ('Transpose', 'T'):
@@ -210,7 +242,9 @@ def _followed(d, shape, path):
             d = {a: b, b: a}.get(d, d)
         elif kind == 'Permute': d = dims(*node._saved_dims).index(d)
         elif kind in _MOVED or len(new) != len(shape):
-            d = next((e for e, n in enumerate(new) if n == shape[d] and math.prod(new[:e]) == math.prod(shape[:d])), None)
+            before = math.prod(shape[:d])
+            d = next((e for e, n in enumerate(new)
+                      if n == shape[d] and math.prod(new[:e]) == before), None)
         elif kind != 'Cat' and new[d] != shape[d]: d = None
         if d is None: return None
         shape = new
@@ -219,8 +253,8 @@ def _followed(d, shape, path):
 # %% ../nbs/07a_watch.ipynb #a0636886
 #| code-fold: true
 def _unit_dim(x):
-    "Along which dimension of an activation's input `x` its units lie; and whether that is known (True), or only usual."
-    if x.ndim < 2: return 1, True                        # a vector is a batch of one unit
+    "Along which dimension of an activation's input its units lie; is that known, or only usual?"
+    if x.ndim < 2: return 1, True  # a vector is a batch of one unit
     node, path = x.grad_fn, []
     while node is not None and len(path) < 64 and getattr(node, '_input_metadata', None):
         path.append(node)
@@ -229,9 +263,10 @@ def _unit_dim(x):
             d = _followed(made, _shape(node), path[-2::-1])
             if d is not None: return d, True
             break
-        if _kind(node) in _PRODUCTS: break               # of two tensors: whose units would they be?
+        if _kind(node) in _PRODUCTS: break   # of two tensors: whose units?
         alike = [f for f in _inputs(node) if f is not None and getattr(f, '_input_metadata', None)]
-        node = next((f for f in alike if _shape(f) == _shape(node)), alike[0] if alike else None)
+        same = [f for f in alike if _shape(f) == _shape(node)]
+        node = next(iter(same + alike), None)
     return (1 if x.ndim > 3 else x.ndim - 1), x.ndim == 2
 
 # %% ../nbs/07a_watch.ipynb #f386aef7
@@ -240,23 +275,24 @@ def _unit_dim(x):
 class _Units:
     "The units of one call of an activation, by window."
     activation: _Activation | None   # None: read from a file, where `alive` says all
-    dim: int
-    known: bool              # that `dim` is where they lie
-    ends: torch.Tensor       # (windows, 2, units): lowest and highest input; ∞ and −∞: nothing was seen
+    dim: int                 # along which they lie
+    known: bool              # whether that is known, or only usual
+    ends: torch.Tensor       # (windows, 2, units): lowest and highest input; ∞ and −∞: none seen
     alive: torch.Tensor      # (windows, units): known to have had a slope that is not 0
     small: torch.Tensor      # (windows, 2): sampled elements with a small slope; all sampled
-    given: int = 0           # the same in the input as it was given, which may have had no batch
-    row: int = -1            # the window that these two look into
+    given: int = 0           # `dim` in the input as it was given, which may have had no batch
+    row: int = -1            # the window that the next two look into
     lowest: torch.Tensor | None = None
     highest: torch.Tensor | None = None
-    fresh: list = field(default_factory=list)    # lowest and highest inputs of the last call, not yet in there
+    fresh: list = field(default_factory=list)  # extremes of the last call, not yet in these two
 
     @classmethod
     def of(cls, activation, dim, known, n, windows, x):
         "Room for `n` units, on the device of `x`."
-        ends = torch.tensor([[math.inf], [-math.inf]], dtype=x.dtype, device=x.device).repeat(windows, 1, n)
-        return cls(activation, dim, known, ends, torch.zeros(windows, n, dtype=torch.bool, device=x.device),
-                   torch.zeros(windows, 2, device=x.device))
+        like = dict(dtype=x.dtype, device=x.device)
+        ends = torch.tensor([[math.inf], [-math.inf]], **like).repeat(windows, 1, n)
+        alive = torch.zeros(windows, n, dtype=torch.bool, device=x.device)
+        return cls(activation, dim, known, ends, alive, torch.zeros(windows, 2, device=x.device))
 
     @property
     def n(self): return self.ends.shape[2]
@@ -266,16 +302,18 @@ class _Units:
         if self.fresh: self.settle([self])
         a, high = self.activation, _over(torch.amax, x, self.dim)
         low = high if a.high_decides else _over(torch.amin, x, self.dim)
-        if row != self.row: self.row, self.lowest, self.highest = row, *self.ends[row]
+        if row != self.row:
+            self.row, self.lowest, self.highest = row, *self.ends[row]
         self.fresh = [low, high]
-        if not a.extremes_decide: self.alive[row] |= a.living(x, low, high, self.dim)
+        if not a.extremes_decide:
+            self.alive[row] |= a.living(x, low, high, self.dim)
         if not saturation: return
         small = _slope(a.f, x if a.spatial else _items(x, 2**13, self.dim)).abs() < .05*a.steepest
         self.small[row] += torch.stack([small.sum(), torch.tensor(small.numel(), device=x.device)])
 
     @staticmethod
     def settle(units):
-        "Add what the last call of each of these brought to their windows: all at once, for each of many calls costs more than its work."
+        "Add what the last calls of these brought to their windows: all at once, which is cheaper."
         units = [u for u in units if u.fresh]
         if not units: return
         torch._foreach_minimum_([u.lowest for u in units], [u.fresh[0] for u in units])
@@ -283,18 +321,23 @@ class _Units:
         for u in units: u.fresh = []
 
     def shares(self, rows, together=False):
-        "By window, or over all of them: which units are dead, which always negative though not dead, which nan; was any input seen?"
-        ends, alive = self.ends[rows], self.alive[rows]
-        if together: ends, alive = torch.stack([ends[:, 0].amin(0), ends[:, 1].amax(0)]), alive.any(0)
-        if self.activation is not None and self.activation.extremes_decide: alive = (_slope(self.activation.f, ends) != 0).any(-2)
+        """By window, or of all together: which units are dead, which always negative though not
+        dead, which nan; was any input seen?"""
+        ends, alive, a = self.ends[rows], self.alive[rows], self.activation
+        if together:
+            ends, alive = torch.stack([ends[:, 0].amin(0), ends[:, 1].amax(0)]), alive.any(0)
+        if a is not None and a.extremes_decide:
+            alive = (_slope(a.f, ends) != 0).any(-2)
         low, high = ends.unbind(-2)
         nan = low.isnan() | high.isnan()
         return ~alive & ~nan, alive & ~(high > 0) & ~nan, nan, ~(low > high).all(-1)
 
     def halve(self, half):
         "Each two windows become one."
-        half(self.small, torch.sum, 0); half(self.alive, torch.any, False)
-        half(self.ends[:, 0], torch.amin, math.inf); half(self.ends[:, 1], torch.amax, -math.inf)
+        half(self.small, torch.sum, 0)
+        half(self.alive, torch.any, False)
+        half(self.ends[:, 0], torch.amin, math.inf)
+        half(self.ends[:, 1], torch.amax, -math.inf)
 
 # %% ../nbs/07a_watch.ipynb #a3cdd9d5
 #| code-fold: true
@@ -315,8 +358,8 @@ class _Watched:
     last: int = -1           # the last step with one
     activation: _Activation | None | bool = False      # False: not asked yet
     units: list[_Units] = field(default_factory=list)  # one for each call in a pass
-    trouble: str | None = None                         # why units are not counted, or nothing is
-    reach: float = 0.                                  # of the histogram: ± a power of 2
+    trouble: str | None = None  # why units are not counted, or nothing is
+    reach: float = 0.           # of the histogram: ± a power of 2
 
 @dataclass
 class _Parameter:
@@ -343,7 +386,8 @@ class _Moves:
         "Samples of the parameters as they are; they may have got other memory since."
         pointers = [q.p.data_ptr() for q in self.parameters]
         if pointers != self.pointers:
-            self.views = [_sample(local(q.p.detach()), self.most).reshape(-1) for q in self.parameters]
+            self.views = [_sample(local(q.p.detach()), self.most).reshape(-1)
+                          for q in self.parameters]
             if [len(v) for v in self.views] != self.lengths: self.make()
             self.pointers = pointers
         torch._foreach_copy_(self.rows, self.views)
@@ -355,28 +399,32 @@ class _Moves:
         self.now = torch.zeros(len(self.views), max(self.lengths), dtype=dtype, device=device)
         self.three = torch.zeros(3, *self.now.shape, dtype=dtype, device=device)
         self.moved, self.before, self.grads = self.three
-        self.rows, self.grad_rows = ([m[i, :n] for i, n in enumerate(self.lengths)] for m in (self.now, self.grads))
+        self.rows, self.grad_rows = ([m[i, :n] for i, n in enumerate(self.lengths)]
+                                     for m in (self.now, self.grads))
 
     def taken(self):
-        "Norms of updates, of weights, of gradients, (3, parameters); which have a gradient. None: one has got another shape."
-        grads = [None if (g := q.p.grad) is None or local(g).layout != torch.strided else _sample(local(g.detach()), self.most) for q in self.parameters]
-        there = [g is not None for g in grads]
-        if any(there): torch._foreach_copy_([r for r, t in zip(self.grad_rows, there) if t], [g.reshape(-1) for g in grads if g is not None])
+        """Norms of updates, of weights, of gradients, (3, parameters); which have a gradient.
+
+        None for the norms: one has got another shape."""
+        grads = [q.p.grad for q in self.parameters]
+        there = [g is not None and local(g).layout == torch.strided for g in grads]
+        if any(there):
+            torch._foreach_copy_([r for r, t in zip(self.grad_rows, there) if t],
+                                 [_sample(local(g.detach()), self.most).reshape(-1)
+                                  for g, t in zip(grads, there) if t])
         lengths = self.lengths
         self.look()
-        norms = None
-        if self.lengths is lengths:
-            torch.sub(self.now, self.before, out=self.moved)
-            norms = torch.linalg.vector_norm(self.three, dim=2)
-        return norms, there
+        if self.lengths is not lengths: return None, there
+        torch.sub(self.now, self.before, out=self.moved)
+        return torch.linalg.vector_norm(self.three, dim=2), there
 
 # %% ../nbs/07a_watch.ipynb #4d03ef4f
 @dataclass
 class _Windows:
     "Sums by window; a window is `every` steps."
-    sums: torch.Tensor       # (rows, modules, 2, 3): number, sum, sum of squares of activations, of gradients
-    moves: torch.Tensor      # (rows, parameters, 5): squares of updates, weights, gradients; elements; those with a gradient
-    hist: torch.Tensor       # (rows, modules, bins)
+    sums: torch.Tensor   # (rows, modules, 2, 3): n, Σx, Σx² of activations, of gradients
+    moves: torch.Tensor  # (rows, parameters, 5): Σx² of updates, weights, gradients; n of last 2
+    hist: torch.Tensor   # (rows, modules, bins)
     every: int = 1
 
     @classmethod
@@ -408,16 +456,18 @@ class _Windows:
     def bin(self, rows, modules, values, lengths, reaches):
         "Add each row of samples to the histogram of a module in a window."
         bins = self.hist.shape[2]
-        scale = torch.tensor([bins/(2*r) if r else 0. for r in reaches], dtype=values.dtype, device=values.device)[:, None]
-        places = (values*scale).add_(bins/2)
+        scale = values.new_tensor([bins/(2*r) if r else 0. for r in reaches])
+        places = (values*scale[:, None]).add_(bins/2)
         finite = places.isfinite()
         places = places.clamp_(0, bins - 1).nan_to_num_(0).long()
         for r, n in enumerate(lengths): finite[r, n:] = False
         places += torch.arange(len(values), device=values.device)[:, None]*(bins + 1)
         places.masked_fill_(~finite, bins)               # where nothing is counted
-        counts = torch.bincount(places.view(-1), minlength=len(values)*(bins + 1)).view(-1, bins + 1)
-        where = torch.tensor([r*self.hist.shape[1] + m for r, m in zip(rows, modules)], device=values.device)
-        self.hist.view(-1, bins).index_add_(0, where, counts[:, :bins].to(self.hist))
+        counts = torch.bincount(places.view(-1), minlength=len(values)*(bins + 1))
+        counts = counts.view(-1, bins + 1)[:, :bins].to(self.hist)
+        where = torch.tensor([r*self.hist.shape[1] + m for r, m in zip(rows, modules)],
+                             device=values.device)
+        self.hist.view(-1, bins).index_add_(0, where, counts)
 
 def _mean_std_rms(sums):
     "From number, sum and sum of squares in the last dimension; nan where there is nothing."
@@ -432,18 +482,23 @@ def _panels(n, width):
     return plt.subplots(1, n, figsize=(width, 2.9), squeeze=False, layout='constrained')[1][0]
 
 def _lines(ax, steps, values, names, **labels):
-    "A line for each column that holds anything, from dark (the first) to light; of many, the legend names every n-th."
+    "A line for each column with numbers, from dark to light; of many, the legend names every n-th."
     import matplotlib.pyplot as plt
     shown = [(n, v) for n, v in zip(names, values.T) if v.isfinite().any()]
     every = -(-len(shown)//10)
     for i, (n, v) in enumerate(shown):
-        ax.plot(steps, v, color=plt.cm.viridis(.92*i/max(1, len(shown) - 1)), ls=('-', '--', '-.')[i % 3], lw=1.3, label=None if i % every else n)
-    if not (values > 0).any(): labels.pop('yscale', None)    # nothing that a logarithm could show
+        ax.plot(steps, v, color=plt.cm.viridis(.92*i/max(1, len(shown) - 1)),
+                ls=('-', '--', '-.')[i % 3], lw=1.3, label=None if i % every else n)
+    # Is there something that a logarithm can show?
+    if not (values > 0).any(): labels.pop('yscale', None)
     ax.set(xlabel='step', **labels)
 
-def _legend(ax):
-    handles, _ = ax.get_legend_handles_labels()
-    if handles: ax.figure.legend(handles, [h.get_label() for h in handles], loc='outside right center', fontsize=8)
+def _legend(axes):
+    "One legend beside all axes, of the first's lines; returns the axes."
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:
+        axes[0].figure.legend(handles, labels, loc='outside right center', fontsize=8)
+    return axes
 
 def _image(ax, steps, counts, edges):
     "A histogram for each step: upwards the value, the darker the more."
@@ -451,7 +506,8 @@ def _image(ax, steps, counts, edges):
     used = counts.sum(0).nonzero()
     low, high = max(0, int(used.min()) - 2), min(counts.shape[1], int(used.max()) + 3)
     ends = torch.cat([at, at[-1:] + (at[-1:] - at[-2:-1] if len(at) > 1 else 1)])
-    ax.pcolormesh(ends.numpy(), edges[low:high + 1].numpy(), counts[:, low:high].T.log1p().numpy(), cmap='gray_r', rasterized=True)
+    ax.pcolormesh(ends.numpy(), edges[low:high + 1].numpy(), counts[:, low:high].T.log1p().numpy(),
+                  cmap='gray_r', rasterized=True)
     ax.grid(False)
 
 # %% ../nbs/07a_watch.ipynb #6087912e
@@ -461,49 +517,55 @@ class Plots:
     def plot_stats(self) -> Iterable:
         "Mean and std of the activations of each module, by step; returns the axes."
         h, axes = self.history(), _panels(2, 7.2)
-        _lines(axes[0], h['step'], h['mean'], self.names, ylabel='mean', title='mean of the activations')
-        _lines(axes[1], h['step'], h['std'], self.names, ylabel='std', title='their std', yscale='log')
-        _legend(axes[0])
-        return axes
+        _lines(axes[0], h['step'], h['mean'], self.names, ylabel='mean',
+               title='mean of the activations')
+        _lines(axes[1], h['step'], h['std'], self.names, ylabel='std',
+               title='their std', yscale='log')
+        return _legend(axes)
 
     def plot_grads(self) -> Iterable:
-        "Rms of the loss's gradient with respect to each module's output, by step; returns the axes."
+        "Rms of the loss's gradient at each module's output, by step; returns the axes."
         h, axes = self.history(), _panels(1, 6)
-        _lines(axes[0], h['step'], h['grad_rms'], self.names, ylabel='rms', title="gradient at each module's output", yscale='log')
-        _legend(axes[0])
-        return axes
+        _lines(axes[0], h['step'], h['grad_rms'], self.names, ylabel='rms',
+               title="gradient at each module's output", yscale='log')
+        return _legend(axes)
 
     def plot_dead(self) -> Iterable:
-        "Share of units silent at each step by activation; and, if there are any, of those always negative though not dead; returns the axes."
+        """Share of units silent at each step, by activation; returns the axes.
+
+        A second picture, if there are any: of units always negative though not dead."""
         h = self.history()
         kinds = ['dead'] + ['always_negative']*bool((h['always_negative'] > 0).any())
         axes = _panels(len(kinds), (6, 7.2)[len(kinds) - 1])
         for ax, k in zip(axes, kinds):
-            _lines(ax, h['step'], h[k], self.names, ylim=(-.03, 1.03), ylabel='share', title=f"share of units {k.replace('_', ' ')}")
-        _legend(axes[0])
-        return axes
+            _lines(ax, h['step'], h[k], self.names, ylim=(-.03, 1.03), ylabel='share',
+                   title=f"share of units {k.replace('_', ' ')}")
+        return _legend(axes)
 
     def plot_updates(self,
         vectors: bool = False  # also biases and other parameters of one dimension
     ) -> Iterable:
-        "Rms of each update over that of the weights, by step, with a line at 1/1000; returns the axes."
+        "Rms of each update over that of the weights, by step, a line at 1/1000; returns the axes."
         h, axes = self.history(), _panels(1, 6)
         keep = [i for i, p in enumerate(self._followed) if vectors or not p.vector]
-        _lines(axes[0], h['step'], h['update_ratio'][:, keep], [self.parameters[i] for i in keep], ylabel='ratio',
-               title='update / weight, rms', yscale='log')
+        _lines(axes[0], h['step'], h['update_ratio'][:, keep], [self.parameters[i] for i in keep],
+               ylabel='ratio', title='update / weight, rms', yscale='log')
         axes[0].axhline(1e-3, color='k', ls=':', label='1/1000')
-        _legend(axes[0])
-        return axes
+        return _legend(axes)
 
     def plot_histograms(self,
         names: list[str] | None = None  # of modules; None: all that returned numbers
     ) -> Iterable:
-        "For each module a picture: step to the right, activation upwards, the darker the more (log of the count, to a scale of its own)."
+        """For each module a picture: step to the right, activation upwards; returns the axes.
+
+        The darker the more: the log of the count, to a scale of its own."""
         import matplotlib.pyplot as plt
-        steps, shown = self.history()['step'], [n for n in names or self.names if self.histogram(n)[0].any()]
+        steps = self.history()['step']
+        shown = [n for n in names or self.names if self.histogram(n)[0].any()]
         columns = max(1, min(3, len(shown)))
         rows = max(1, -(-len(shown)//columns))
-        axes = plt.subplots(rows, columns, figsize=(2.6*columns, 1.9*rows), squeeze=False, sharex=True, layout='constrained')[1]
+        axes = plt.subplots(rows, columns, figsize=(2.6*columns, 1.9*rows), squeeze=False,
+                            sharex=True, layout='constrained')[1]
         for ax in axes.flat[len(shown):]: ax.set_axis_off()
         for name, ax in zip(shown, axes.flat):
             _image(ax, steps, *self.histogram(name))
@@ -524,13 +586,16 @@ class StatsReport(Report):
         return list(self.lines)
 
 class Record(Plots):
-    "What `ActivationStats` has recorded: its tables, histories and pictures. `Record.load(path)` reads what `save` wrote."
-    rows, sample, bins, model, steps, passes, functions, watched, _followed = 256, 5, 128, None, 0, 0, (), (), ()
-    _windows = None
+    "What `ActivationStats` recorded, or its `load` read: tables, histories and pictures."
+    rows, sample, bins, steps, passes = 256, 5, 128, 0, 0
+    functions, watched, _followed, model, _windows = (), (), (), None, None
+
     def _ready(self):
         if self._windows is None:
-            raise InputError("ActivationStats has seen nothing yet, expected a model and training: use it as a callback, "
-                             "or in a with statement around a loop.")
+            raise InputError("ActivationStats has seen nothing yet, expected a model and training: "
+                             "use it as a callback, or in a with statement around a loop.")
+    def _fold(self):
+        "Everything is folded in, in a record that was read from a file."
 
     @property
     def names(self) -> list[str]:
@@ -553,47 +618,59 @@ class Record(Plots):
         end = max(-(-self.steps//self.every), 1 + int(seen.max()) if len(seen) else 0)
         if not len(seen):
             called = sum(w.calls > 0 for w in self.watched)
-            raise InputError(f"ActivationStats has seen no pass that counts ({called} of {len(self.watched)} modules were called), "
-                             "expected forward passes in training mode and with gradients enabled, inside the with statement.")
+            raise InputError(f"ActivationStats has seen no pass that counts ({called} of "
+                             f"{len(self.watched)} modules were called), expected forward passes "
+                             "in training mode and with gradients enabled, inside the with "
+                             "statement.")
         if last is None: return slice(0, end)
-        if not (isinstance(last, int) and last > 0): raise InputError(f"last is {last!r}, expected a number of steps, from 1 up.")
+        if not (isinstance(last, int) and last > 0):
+            raise InputError(f"last is {last!r}, expected a number of steps, from 1 up.")
         return slice(max(0, self.steps - last)//self.every, end)
-    def _fold(self): "Everything is folded in, in a record that was read from a file."
 
-    def history(self) -> dict:  # name → tensor on the CPU, a row per window; a column per module of `names`, or per parameter of `parameters`
-        """Everything by window. `step` (its first, from 0); of the activations `mean` `std` `rms`; of the loss's gradient with respect to
-        them `grad_mean` `grad_std` `grad_rms`; `dead` `always_negative` `nan` shares of units, `saturated` share of elements. By parameter:
-        `update_ratio` (rms of the updates over rms of the parameter), `param_rms`, `param_grad_rms`. nan: nothing was seen."""
+    def history(self) -> dict:  # name → tensor (windows, modules or parameters), on the CPU
+        """Everything by window; columns are `names`, or `parameters`. nan: nothing was seen.
+
+        `step`: the window's first, from 0. Of the activations `mean` `std` `rms`; of the loss's
+        gradient with respect to them `grad_mean` `grad_std` `grad_rms`. Of an activation's units
+        the shares `dead` `always_negative` `nan`; of its elements `saturated`. By parameter:
+        `update_ratio` (rms of updates over rms of the parameter), `param_rms`, `param_grad_rms`."""
         used = self._used()
         sums, moves = self._windows.sums[used], self._windows.moves[used]
         names = 'mean', 'std', 'rms', 'grad_mean', 'grad_std', 'grad_rms'
         kept = dict(zip(names, (v for kind in (0, 1) for v in _mean_std_rms(sums[:, :, kind]))))
-        for k in ('dead', 'always_negative', 'nan', 'saturated'): kept[k] = torch.full_like(sums[..., 0, 0], math.nan)
+        of_units = 'dead', 'always_negative', 'nan', 'saturated'
+        kept |= {k: torch.full_like(sums[..., 0, 0], math.nan) for k in of_units}
         for w in self.watched:
             if not w.units: continue
-            *shares, seen = (torch.cat([v.view(len(sums), -1).to(sums) for v in part], 1) for part in zip(*(u.shares(used) for u in w.units)))
-            for k, v in zip(('dead', 'always_negative', 'nan'), shares): kept[k][:, w.index] = torch.where(seen.any(1), v.mean(1), math.nan)
+            *shares, seen = (torch.cat([v.view(len(sums), -1).to(sums) for v in calls], 1)
+                             for calls in zip(*(u.shares(used) for u in w.units)))
+            for k, v in zip(of_units, shares):
+                kept[k][:, w.index] = torch.where(seen.any(1), v.mean(1), math.nan)
             small = sum(u.small[used].to(sums) for u in w.units)
             kept['saturated'][:, w.index] = small[:, 0]/small[:, 1]
         moved, weights, grads, n, with_grad = moves.unbind(-1)
         kept |= dict(update_ratio=torch.where(weights > 0, (moved/weights).sqrt(), math.nan),
                      param_rms=(weights/n).sqrt(), param_grad_rms=(grads/with_grad).sqrt())
-        return dict(step=torch.arange(len(sums))*self.every) | {k: v.cpu() for k, v in kept.items()}
+        kept = dict(step=torch.arange(len(sums))*self.every) | kept
+        return {k: v.cpu() for k, v in kept.items()}
 
     def units(self,
-        last: int | None = None  # over so many last steps, rounded up to whole windows; None: over all
-    ) -> dict:            # name of each activation (and the call, where it has several in a pass) → dict(units=how many, dead=[which], always_negative=[which])
-        """Units without a slope for every input seen so far, and those that never had a positive input though their slope was not 0.
+        last: int | None = None  # over so many last steps, rounded up to windows; None: over all
+    ) -> dict:  # by activation: dict(units=how many, dead=[which], always_negative=[which])
+        """Units without a slope for every input seen so far (`dead`), and those that never had a
+        positive input though their slope was not 0 (`always_negative`).
 
-        The key `nan` lists units that have met a nan; it is there when there are any, and they are in neither list."""
+        The key `nan` is there when units have met a nan: it lists them, the others do not. Where
+        an activation has several calls in a pass, each has an entry: `name, call 1` and so on."""
         used, found = self._used(last), {}
         for w in self.watched:
             for i, u in enumerate(w.units, 1):
                 *shares, seen = u.shares(used, together=True)
                 if not seen: continue
                 dead, negative, nan = (v.nonzero()[:, 0].tolist() for v in shares)
-                found[w.name if len(w.units) == 1 else f'{w.name}, call {i}'] = dict(
-                    units=u.n, dead=dead, always_negative=negative) | (dict(nan=nan) if nan else {})
+                mine = dict(units=u.n, dead=dead, always_negative=negative)
+                if nan: mine['nan'] = nan
+                found[w.name if len(w.units) == 1 else f'{w.name}, call {i}'] = mine
         return found
 
     def histogram(self,
@@ -601,15 +678,19 @@ class Record(Plots):
     ) -> tuple:    # counts (windows, bins), and the bins' edges; windows without a sample are 0
         "Sampled activations of one module over time."
         self._ready()
-        if name not in self.names: raise InputError(f"there is no module {name!r} among those watched: {', '.join(self.names)}.")
+        if name not in self.names:
+            raise InputError(f"there is no module {name!r} among those watched, "
+                             f"expected one of {', '.join(self.names)}.")
         w = self.watched[self.names.index(name)]
-        used = self._used()
-        return self._windows.hist[used, w.index].cpu(), torch.linspace(-(w.reach or 1.), w.reach or 1., self.bins + 1)
+        counts, reach = self._windows.hist[self._used(), w.index].cpu(), w.reach or 1.
+        return counts, torch.linspace(-reach, reach, self.bins + 1)
 
     def table(self,
-        last: int | None = None  # over so many last steps, rounded up to whole windows; None: over all
+        last: int | None = None  # over so many last steps, rounded up to windows; None: over all
     ) -> StatsReport:     # a dict per module: what it is, its moments, its units, and a note
-        "What was seen of each module, and what was not. `dead`: silent in all that was seen; `steps` says how much that is."
+        """What was seen of each module, and what was not.
+
+        `dead`: silent in all that was seen; `steps` says how much that is."""
         return _table(self, last)
 
     def updates(self,
@@ -617,18 +698,19 @@ class Record(Plots):
     ) -> Report:          # a dict per parameter: name, kind, elements, rms, grad_rms, update_ratio
         "How large each parameter is, its gradient, and its updates in relation to it."
         used, report = self._used(last), Report()
-        for p, (moved, weights, grads, n, with_grad) in zip(self._followed, self._windows.moves[used].sum(0).tolist()):
-            report.append(dict(name=p.name, kind=p.kind, why=None, note='' if n else 'no step was seen', elements=p.n, rms=_root(weights, n),
-                               grad_rms=_root(grads, with_grad), update_ratio=_root(moved, weights)))
+        for p, sums in zip(self._followed, self._windows.moves[used].sum(0).tolist()):
+            moved, weights, grads, n, with_grad = sums
+            report.append(dict(
+                name=p.name, kind=p.kind, why=None, note='' if n else 'no step was seen',
+                elements=p.n, rms=_root(weights, n), grad_rms=_root(grads, with_grad),
+                update_ratio=_root(moved, weights)))
         report.columns = 'name', 'kind', 'elements', 'rms', 'grad_rms', 'update_ratio', 'note'
         return report
 
     def to_frame(self):
-        "All of `history()` as a pandas `DataFrame`, a row for each step, module or parameter, and statistic; needs pandas."
-        h = self.history()
-        rows = Report(dict(step=int(step), name=name, statistic=k, value=value) for k, table in h.items() if k != 'step'
-                      for step, values in zip(h['step'], table.tolist()) for name, value in zip(self._columns(k), values) if value == value)
-        return rows.to_frame()
+        "`history()` as a pandas `DataFrame`: columns step, name, statistic, value; needs pandas."
+        return Report(dict(step=step, name=name, statistic=k, value=v)
+                      for k, name, step, v in self._each()).to_frame()
 
     def to_tensorboard(self,
         writer: object   # a `SummaryWriter`, or the folder for one; needs tensorboard
@@ -636,65 +718,90 @@ class Record(Plots):
         "Write all of `history()` as scalars, `statistic/name`."
         if not hasattr(writer, 'add_scalar'):
             try: from torch.utils.tensorboard import SummaryWriter
-            except ImportError: raise InputError("to_tensorboard needs tensorboard, which is not installed: pip install tensorboard.") from None
+            except ImportError:
+                raise InputError("to_tensorboard needs tensorboard, which is not installed: "
+                                 "pip install tensorboard.") from None
             with SummaryWriter(writer) as w: return self.to_tensorboard(w)
+        for k, name, step, v in self._each():
+            writer.add_scalar(f'{k}/{name}', v, step)
+
+    def _each(self):
+        "All of `history()` that is a number: (statistic, name, step, value)."
         h = self.history()
+        steps = h.pop('step').tolist()
         for k, table in h.items():
-            for name, values in zip(self._columns(k), table.T.tolist()) if k != 'step' else ():
-                for step, v in zip(h['step'].tolist(), values):
-                    if v == v: writer.add_scalar(f'{k}/{name}', v, step)
-    def _columns(self, key): return self.parameters if key in ('update_ratio', 'param_rms', 'param_grad_rms') else self.names
+            of_parameters = k in ('update_ratio', 'param_rms', 'param_grad_rms')
+            names = self.parameters if of_parameters else self.names
+            for step, values in zip(steps, table.tolist()):
+                yield from ((k, name, step, v) for name, v in zip(names, values) if v == v)
 
     def to_markdown(self, last: int | None = None) -> str:
         "The table as Markdown."
         return self.table(last).to_markdown()
     def __str__(self): return self.to_markdown()
-    def __repr__(self): return f"{type(self).__name__} of {len(self.watched)} modules, {self.steps} steps"
-    def _repr_markdown_(self): return self.to_markdown() if any(w.passes for w in self.watched) else repr(self)
+    def __repr__(self):
+        return f"{type(self).__name__} of {len(self.watched)} modules, {self.steps} steps"
+    def _repr_markdown_(self):
+        return self.to_markdown() if any(w.passes for w in self.watched) else repr(self)
 
 # %% ../nbs/07a_watch.ipynb #41b66e9a
 #| code-fold: true
 def _root(a, b): return math.sqrt(a/b) if b else math.nan
 
-def _note(s, w, sums):
-    "What is to be said of the module `w`, whose sums by window these are."
+def _note(s, w):
+    "What is to be said of the module `w`."
     if not w.calls: return 'never called'
-    if not w.passes: return w.trouble or 'called only in eval mode or without gradients'
-    said = [w.trouble] if w.trouble else []
-    for what, kind in (('', 0), ('gradient ', 1)):
-        bad = ~sums[:, kind].isfinite().all(-1)
-        if bad.any() and not said: said.append(f'{what}not finite from step {int(bad.nonzero()[0])*s.every} on')
-    if s.passes > 1 and not s.steps and not said: said.append('step() not called: all counts as one step')
+    if not w.passes:
+        return w.trouble or 'called only in eval mode or without gradients'
+    said, many = [w.trouble] if w.trouble else [], len(w.units) > 1
+    sums = s._windows.sums[s._used(), w.index]
+    for what, bad in zip(('', 'gradient '), ~sums.isfinite().all(-1).T):
+        if bad.any() and not said:
+            said.append(f'{what}not finite from step {int(bad.nonzero()[0])*s.every} on')
+    if s.passes > 1 and not s.steps and not said:
+        said.append('step() not called: all counts as one step')
     if s.passes and w.most_nth > 1 and not said:
-        said.append(f'{w.most_nth} calls in a pass: moments of all' + (', units of each' if len(w.units) > 1 else ''))
-    if any(not u.known for u in w.units): said.append(f'which dimension holds the units is not known: taken as {w.units[0].dim} (unit_dim= says it)')
-    if nan := sum(int(u.shares(slice(None), True)[2].sum()) for u in w.units): said.append(f'{nan} units have met a nan')
+        said.append(f'{w.most_nth} calls in a pass: moments of all' + ', units of each'*many)
+    if any(not u.known for u in w.units):
+        said.append('which dimension holds the units is not known: '
+                    f'taken as {w.units[0].dim} (unit_dim= says it)')
+    nan = sum(int(u.shares(slice(None), True)[2].sum()) for u in w.units)
+    if nan: said.append(f'{nan} units have met a nan')
     return '; '.join(said)
 
 def _table(s, last):
     used, units = s._used(last), s.units(last)
-    sums, moves, report = s._windows.sums[used].cpu(), s._windows.moves[used].sum(0).tolist(), StatsReport()
-    report.columns = 'module', 'type', 'steps', 'passes', 'mean', 'std', 'rms', 'grad_rms', 'update_ratio', 'units', 'dead', 'always_negative', 'saturated', 'note'
+    moments = [v.tolist() for v in _mean_std_rms(s._windows.sums[used].sum(0))]
+    moves, report = s._windows.moves[used].sum(0).tolist(), StatsReport()
+    report.columns = ('module', 'type', 'steps', 'passes', 'mean', 'std', 'rms', 'grad_rms',
+                      'update_ratio', 'units', 'dead', 'always_negative', 'saturated', 'note')
     for w in s.watched:
-        (mean, std, rms), grad_rms = (v.item() for v in _mean_std_rms(sums[:, w.index, 0].sum(0))), _mean_std_rms(sums[:, w.index, 1].sum(0))[2].item()
-        small = sum((u.small[used].sum(0) for u in w.units), torch.zeros(2)).tolist()
-        mine = [u for k, u in units.items() if k == w.name or k.rpartition(', call ')[0] == w.name] if w.units else []
+        (mean, _), (std, _), (rms, grad_rms) = (v[w.index] for v in moments)
+        small = sum((u.small[used].sum(0).cpu() for u in w.units), torch.zeros(2)).tolist()
+        mine = [u for k, u in units.items() if w.name in (k, k.rpartition(', call ')[0])]
+        mine = mine if w.units else []
+        count = {k: sum(len(u.get(k, ())) for u in mine) if mine else None
+                 for k in ('dead', 'always_negative', 'nan')}
         own = [m for p, m in zip(s._followed, moves) if p.owner == w.name]
-        count = {k: sum(len(u.get(k, ())) for u in mine) if mine else None for k in ('dead', 'always_negative', 'nan')}
-        report.append(dict(name=w.name, kind=w.kind, why=None, module=w.name, type=w.kind, steps=w.steps, passes=w.passes, mean=mean, std=std, rms=rms,
-                           grad_rms=grad_rms, update_ratio=_root(sum(m[0] for m in own), sum(m[1] for m in own)),
-                           units=sum(u['units'] for u in mine) if mine else None, **count, saturated=small[0]/small[1] if small[1] else None,
-                           note=_note(s, w, s._windows.sums[s._used(), w.index].cpu())))
+        report.append(dict(
+            name=w.name, kind=w.kind, why=None, module=w.name, type=w.kind, steps=w.steps,
+            passes=w.passes, mean=mean, std=std, rms=rms, grad_rms=grad_rms,
+            update_ratio=_root(sum(m[0] for m in own), sum(m[1] for m in own)),
+            units=sum(u['units'] for u in mine) if mine else None, **count,
+            saturated=small[0]/small[1] if small[1] else None, note=_note(s, w)))
     if s.functions:
-        report.lines = [f"{len(s.functions)} activations of a pass are functions ({', '.join(dict.fromkeys(s.functions))}), which no hook sees: "
-                        "their units are not counted. As modules (nn.ReLU and the like) they would be."]
+        report.lines = [
+            f"{len(s.functions)} activations of a pass are functions "
+            f"({', '.join(dict.fromkeys(s.functions))}), which no hook sees: their units are not "
+            "counted. As modules (nn.ReLU and the like) they would be."]
     return report
 
 # %% ../nbs/07a_watch.ipynb #879f16c0
 #| code-fold: true
 _PLAIN = str, int, float, bool, type(None), tuple
 
-def _plain_fields(record): return {f.name: v for f in fields(record) if isinstance(v := getattr(record, f.name), _PLAIN)}
+def _plain_fields(record):
+    return {f.name: v for f in fields(record) if isinstance(v := getattr(record, f.name), _PLAIN)}
 
 def _written(s):
     "All of a record, as tensors, numbers and words."
@@ -702,18 +809,23 @@ def _written(s):
     s._fold()
     def units(u):
         low, high = u.ends.unbind(1)
-        return dict(dim=u.dim, known=u.known, ends=u.ends, small=u.small, alive=~u.shares(slice(None))[0] & ~(low > high))
-    return dict(version=1, sizes={k: getattr(s, k) for k in ('rows', 'sample', 'bins', 'steps', 'passes')}, functions=list(s.functions),
-                windows={f.name: getattr(s._windows, f.name) for f in fields(s._windows)},
-                watched=[_plain_fields(w) | dict(units=[units(u) for u in w.units]) for w in s.watched],
+        alive = ~u.shares(slice(None))[0] & ~(low > high)
+        return dict(dim=u.dim, known=u.known, ends=u.ends, small=u.small, alive=alive)
+    sizes = {k: getattr(s, k) for k in ('rows', 'sample', 'bins', 'steps', 'passes')}
+    return dict(version=1, sizes=sizes, functions=list(s.functions), windows=vars(s._windows),
+                watched=[_plain_fields(w) | dict(units=[*map(units, w.units)]) for w in s.watched],
                 followed=[_plain_fields(p) for p in s._followed])
 
 def _read(record, kept):
     "Fill a `Record` with what `_written` gave."
-    vars(record).update(kept['sizes'], functions=kept['functions'], _windows=_Windows(**kept['windows']))
-    record.watched = [_Watched(module=None, **{k: v for k, v in w.items() if k not in ('units', 'module', 'activation')},
-                               units=[_Units(None, **u) for u in w['units']]) for w in kept['watched']]
-    record._followed = [_Parameter(p=None, **{k: v for k, v in q.items() if k not in ('p', 'view')}) for q in kept['followed']]
+    vars(record).update(kept['sizes'], functions=kept['functions'])
+    record._windows = _Windows(**kept['windows'])
+    def plain(kept, *but):
+        return {k: v for k, v in kept.items() if k not in but}
+    record.watched = [_Watched(module=None, units=[_Units(None, **u) for u in w['units']],
+                               **plain(w, 'units', 'module', 'activation'))
+                      for w in kept['watched']]
+    record._followed = [_Parameter(p=None, **plain(q, 'p', 'view')) for q in kept['followed']]
     return record
 
 # %% ../nbs/07a_watch.ipynb #e88ee183
@@ -721,11 +833,11 @@ def _read(record, kept):
 def _within_backward(): return torch._C._current_graph_task_id() != -1
 
 class _Pass(_Called):
-    "Before the whole model runs, and after: count its passes, to tell whether a module runs several times in one."
-    def __init__(self, stats): self.stats, self.first = stats, None
+    "Before the whole model runs: count its passes, for a module may run several times in one."
+    def __init__(self, stats): self.stats = stats
     def __call__(self, module, args):
         s = self.stats
-        if _within_backward(): return                    # a checkpointed model, once more
+        if _within_backward(): return  # a checkpointed model, once more
         s._pass += 1
         s.passes += torch.is_grad_enabled() and module.training
         s._given = {id(a) for a in args if isinstance(a, torch.Tensor)}
@@ -735,10 +847,13 @@ class _Into(_Called):
     def __init__(self, stats, watched): self.stats, self.w = stats, watched
     def __call__(self, module, args, kwargs):
         s, w = self.stats, self.w
-        if s._resting or w.trouble or w.activation is None or not s._counts(w): return
+        if s._resting or w.trouble or w.activation is None: return
+        if not s._counts(w): return
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
-        if len(tensors) != 1 or not tensors[0].is_floating_point() or not tensors[0].ndim or not tensors[0].numel(): return
-        with torch.no_grad(): s._look(w, local(tensors[0]))
+        if len(tensors) != 1: return
+        x, = tensors
+        if not x.is_floating_point() or not x.ndim or not x.numel(): return
+        with torch.no_grad(): s._look(w, local(x))
 
 class _OutOf(_Called):
     "After a module has run: what it returns, and, later, the gradient with respect to that."
@@ -752,10 +867,11 @@ class _OutOf(_Called):
             return
         w.unseen -= _within_backward()
         w.passes, w.nth = w.passes + 1, w.nth + 1
-        w.most_nth, w.steps, w.last = max(w.most_nth, w.nth), w.steps + (w.last != s.steps), s.steps
+        w.most_nth = max(w.most_nth, w.nth)
+        w.steps, w.last = w.steps + (w.last != s.steps), s.steps
         y = first_tensor(output)
         if why := _strange(y, output): w.trouble = why
-        elif n := y.numel():                             # of none: an expert that is idle, perhaps not at its next call
+        elif n := y.numel():     # 0: an expert that is idle, perhaps not at its next call
             s._elements += n
             s._calls += 1
             with torch.no_grad(): s._add(w.index, 0, local(y.detach()))
@@ -767,112 +883,119 @@ class _OutOf(_Called):
 
 def _strange(y, output):
     "Why what a module returned cannot be measured."
-    if y is None: return f'returns {type(output).__name__} without floating-point numbers'
+    if y is None:
+        return f'returns {type(output).__name__} without floating-point numbers'
     if torch._C._functorch.is_functorch_wrapped_tensor(y):
-        raise InputError("ActivationStats cannot look into vmap, grad and other transforms of torch.func, expected plain tensors: "
-                         "call the model on a batch, and leave the transform to what follows.")
-    if y.layout != torch.strided or y.is_nested: return f'returns a {"nested" if y.is_nested else y.layout} tensor: not measured'
+        raise InputError("ActivationStats cannot look into vmap, grad and other transforms of "
+                         "torch.func, expected plain tensors: call the model on a batch, and leave "
+                         "the transform to what follows.")
+    if y.layout != torch.strided or y.is_nested:
+        return f'returns a {"nested" if y.is_nested else y.layout} tensor: not measured'
 
 # %% ../nbs/07a_watch.ipynb #40862ff3
 #| code-fold: true
 def _will_run(node):
     "Is this node part of the backward pass that is running?"
     try: return torch._C._will_engine_execute_node(node)
-    except RuntimeError: return True                     # a leaf that autograd.grad was asked for
+    except RuntimeError: return True     # a leaf that autograd.grad was asked for
 
-def _leaves(nodes):
-    "The leaves behind these nodes of the graph, at most 10,000 nodes away."
-    seen, open_ = set(), list(nodes)
-    while open_ and len(seen) < 10_000:
-        node = open_.pop()
-        if node is None or node in seen: continue
-        seen.add(node)
-        if node.name().endswith('AccumulateGrad'): yield node
-        open_ += _inputs(node)
-
-_ACTIVATIONS = {'Relu', 'Gelu', 'Tanh', 'Sigmoid', 'Silu', 'Elu', 'LeakyRelu', 'Softplus', 'Hardtanh', 'Mish', 'Hardswish', 'Hardsigmoid',
-                'LogSigmoid', 'LogSigmoidForward', 'Prelu', 'PreluKernel', 'Softshrink', 'Hardshrink', 'Threshold', 'Rrelu', 'RreluWithNoise',
-                'ClampMin', 'Celu'}
-
-def _functions(output, begin, inside):
-    "Activations in the graph of `output` made since `begin` (a number of autograd's), but not within the ranges `inside`."
-    y, found, seen = first_tensor(output), [], set()
-    open_ = [y.grad_fn] if y is not None else []
+def _nodes(open_, begin=0):
+    "The graph behind these nodes, at most 10,000, as far as its numbers are not below `begin`."
+    seen = set()
     while open_ and len(seen) < 10_000:
         node = open_.pop()
         if node is None or node in seen or node._sequence_nr() < begin: continue
         seen.add(node)
-        if _kind(node) in _ACTIVATIONS and not any(a <= node._sequence_nr() < b for a, b in inside): found.append(_kind(node).lower())
+        yield node
         open_ += _inputs(node)
-    return sorted(found)
 
-class _Range(_Called):
-    "Around a module that works by itself, during the first pass: which of autograd's numbers are its own."
-    def __init__(self, ranges): self.ranges, self.begin = ranges, 0
-    def before(self): return _Begin(self)
-    def __call__(self, module, args, output): self.ranges.append((self.begin, torch.autograd._get_sequence_nr()))
-class _Begin(_Called):
-    def __init__(self, range_): self.range = range_
-    def __call__(self, module, args): self.range.begin = torch.autograd._get_sequence_nr()
+_ACTIVATIONS = {'Relu', 'Gelu', 'Tanh', 'Sigmoid', 'Silu', 'Elu', 'LeakyRelu', 'Softplus',
+                'Hardtanh', 'Mish', 'Hardswish', 'Hardsigmoid', 'LogSigmoid', 'LogSigmoidForward',
+                'Prelu', 'PreluKernel', 'Softshrink', 'Hardshrink', 'Threshold', 'Rrelu',
+                'RreluWithNoise', 'ClampMin', 'Celu'}
+
+def _functions(output, begin, inside):
+    "Activations behind `output` with one of autograd's numbers from `begin` on, but not `inside`."
+    y = first_tensor(output)
+    nodes = _nodes([] if y is None else [y.grad_fn], begin)
+    return sorted(_kind(n).lower() for n in nodes if _kind(n) in _ACTIVATIONS
+                  and not any(a <= n._sequence_nr() < b for a, b in inside))
 
 class _First(_Called):
     "The first pass that counts: are there activations in it that no hook sees?"
     def __init__(self, stats):
-        self.stats, self.begin, self.ranges = stats, None, []
-        model, end = stats.model, _End(self)
-        self.handles = [model.register_forward_pre_hook(self, prepend=True), model.register_forward_hook(end)]
-        for m in find_modules(model).values():
-            if m is model: continue
-            r = _Range(self.ranges)
-            self.handles += [m.register_forward_pre_hook(r.before()), m.register_forward_hook(r)]
-    def __call__(self, module, args):
-        if torch.is_grad_enabled() and module.training: self.begin = torch.autograd._get_sequence_nr()
+        self.stats = stats
+        self.began = {}    # autograd's number when a module began; the model's, if the pass counts
+        self.ranges = []   # of its numbers that belong to modules which work by themselves
+        modules = dict.fromkeys((stats.model, *find_modules(stats.model).values()))
+        before = [m.register_forward_pre_hook(self, prepend=m is stats.model) for m in modules]
+        self.handles = before + [m.register_forward_hook(self) for m in modules]
+
+    def __call__(self, module, args, *output):
+        "Before a module runs, when there is no output yet, and after."
+        now, whole = torch.autograd._get_sequence_nr(), module is self.stats.model
+        if not output:
+            counts = torch.is_grad_enabled() and module.training
+            if counts or not whole: self.began[module] = now
+        elif not whole:
+            self.ranges.append((self.began[module], now))
+        elif module in self.began and self.handles:
+            self.stats.functions = _functions(*output, self.began[module], self.ranges)
+            self.remove()
+
     def remove(self):
         for h in self.handles: h.remove()
         self.handles = []
-class _End(_Called):
-    def __init__(self, first): self.first = first
-    def __call__(self, module, args, output):
-        first = self.first
-        if first.begin is None: return
-        if first.handles: first.stats.functions = _functions(output, first.begin, first.ranges)
-        first.remove()
 
 # %% ../nbs/07a_watch.ipynb #b3f08849
 #| code-fold: true
 class ActivationStats(Record, Callback):
-    """Watches modules while a model trains: activations, gradients, dead units, updates, in constant memory, at a bounded cost per step.
+    """Watches modules while a model trains: activations, gradients, dead units, updates; in
+    constant memory, at a bounded cost per step.
 
-    As a callback of a `Learner`, or around any loop: `with ActivationStats(model) as s:`, and `s.step()` after each `opt.step()`. What counts
-    is what training sees: forward passes in training mode and with gradients enabled. Of a module that returns several tensors it watches the
-    first. Each call is measured on about 8,000 elements, evenly spread and others at each step (a std is then known to a relative standard
-    error of about 1/√16,000 = .8 % a step, if they are independent), units by about 65,000, parameters by about 1,000. Where modules return
-    less than 32,000 numbers on average, so that to look costs more than to train, every fourth step is looked at from the 32nd on. `exact=True`
-    looks at every element at every step.
-    An activation is a module without children that works on each element by itself, with a slope that is not the same everywhere; functions
-    such as `F.relu` cannot be seen, which `table()` says. Compiled models run uncompiled while they are watched."""
+    As a callback of a `Learner`, or around any loop: `with ActivationStats(model) as s:`, and
+    `s.step()` after each `opt.step()`. What counts is what training sees: forward passes in
+    training mode and with gradients enabled. Of a module that returns several tensors it watches
+    the first. Each call is measured on about 8,000 elements, evenly spread and others at each step
+    (a std is then known to a relative standard error of about 1/√16,000 = .8 % a step, if they are
+    independent), units by about 65,000, parameters by about 1,000. Where modules return less than
+    32,000 numbers on average, so that to look costs more than to train, every fourth step is looked
+    at from the 32nd on. `exact=True` looks at every element at every step.
+
+    An activation is a module without children that works on each element by itself, with a slope
+    that is not the same everywhere; functions such as `F.relu` cannot be seen, which `table()`
+    says. Compiled models run uncompiled while they are watched."""
     def __init__(self,
-        model: nn.Module | None = None, # None: the model of the `Learner`
-        where: Where = None,            # which modules, as for `find_modules`; None: all that work by themselves
-        exclude: Where = None,          # likewise, what to leave out
-        rows: int = 256,                # windows kept: when they are full, each two become one
-        sample: int = 5,                # histograms and saturation: at every n-th step (once per window, when that is longer)
-        bins: int = 128,                # of a histogram
-        exact: bool = False,            # every element at every step
-        unit_dim: int | dict[str, int] | None = None  # along which dimension of an activation's input its units lie; or by name; None: found out
+        model: nn.Module | None = None,  # None: the model of the `Learner`
+        where: Where = None,             # which modules, as for `find_modules`
+        exclude: Where = None,           # likewise, what to leave out
+        rows: int = 256,                 # windows kept: when they are full, each two become one
+        sample: int = 5,                 # histograms, saturation: every n-th step, or once a window
+        bins: int = 128,                 # of a histogram
+        exact: bool = False,             # every element at every step
+        unit_dim: int | dict[str, int] | None = None  # where an input's units lie; None: found out
     ):
         for what, n, of in (('rows', rows, 2), ('sample', sample, 1), ('bins', bins, 4)):
             if not (isinstance(n, int) and n > 0 and n % of == 0):
-                raise InputError(f"{what} is {n!r}, expected a whole number from 1 up" + (f', a multiple of {of}.' if of > 1 else '.'))
-        if not (unit_dim is None or isinstance(unit_dim, (int, dict)) and not isinstance(unit_dim, bool)):
-            raise InputError(f"unit_dim is {unit_dim!r}, expected a dimension such as 1 or -1, or a dict of names and dimensions.")
+                raise InputError(f"{what} is {n!r}, expected a whole number from 1 up"
+                                 + (f', a multiple of {of}.' if of > 1 else '.'))
+        dim = unit_dim is None or isinstance(unit_dim, (int, dict))
+        if not dim or isinstance(unit_dim, bool):
+            raise InputError(f"unit_dim is {unit_dim!r}, expected a dimension such as 1 or -1, "
+                             "or a dict of names and dimensions.")
         _wanted(where), _wanted(exclude, 'exclude')      # may refuse
-        self.where, self.exclude, self.rows, self.sample, self.bins, self.exact, self.unit_dim = where, exclude, rows, sample, bins, exact, unit_dim
+        self.where, self.exclude, self.unit_dim, self.exact = where, exclude, unit_dim, exact
+        self.rows, self.sample, self.bins = rows, sample, bins
         self.model, self._windows, self._handles = None, None, []
         if model is not None: self._prepare(model)
 
+    def _needs_model(self):
+        if self.model is None:
+            raise InputError("ActivationStats has no model to watch, expected one: "
+                             "ActivationStats(model), or use it as a callback.")
+
     def __enter__(self):
-        if self.model is None: raise InputError("ActivationStats has no model to watch, expected one: ActivationStats(model), or use it as a callback.")
+        self._needs_model()
         self.attach()
         return self
     def __exit__(self, *_): self.remove()
@@ -880,38 +1003,51 @@ class ActivationStats(Record, Callback):
         model = _uncompiled(learn.model)
         if self.model is None: self._prepare(model)
         elif not any(m is self.model for m in model.modules()):
-            raise InputError("this ActivationStats has watched another model, expected the same one, or a part of it: make a new ActivationStats for each model.")
+            raise InputError("this ActivationStats has watched another model, expected the same "
+                             "one, or a part of it: make a new ActivationStats for each model.")
         self.attach()
-    def after_step(self, learn: Learner) -> None: self.step(getattr(learn, 'scale', 1.))
+    def after_step(self, learn: Learner) -> None:
+        self.step(getattr(learn, 'scale', 1.))
     def after_fit(self, learn: Learner) -> None: self.remove()
     def __getstate__(self):
         "What was recorded, without what watches."
         if self._windows is not None: self._fold()
-        return {k: v for k, v in vars(self).items() if k not in ('_handles', '_moves', '_given')} | dict(_handles=[], _moves=None, _given=set(), _took=[])
+        return vars(self) | dict(_handles=[], _moves=None, _given=set(), _took=[])
 
     def save(self, path: object) -> None:
-        "Write all that was recorded to a file, from which `ActivationStats.load` reads it: numbers and words, no model."
+        "Write all that was recorded, for `ActivationStats.load`: numbers and words, no model."
         torch.save(_written(self), path)
     @staticmethod
     def load(path: object) -> Record:
         "Read what `save` wrote: tables, histories and pictures as before."
-        try: return _read(Record(), torch.load(path, weights_only=True, map_location='cpu'))
+        try:
+            return _read(Record(), torch.load(path, weights_only=True, map_location='cpu'))
         except (KeyError, TypeError, pickle.UnpicklingError, RuntimeError) as e:
-            raise InputError(f"{path} is not a file that ActivationStats.save wrote ({type(e).__name__}: {str(e)[:100]}).") from None
+            raise InputError(f"{path} is not a file that ActivationStats.save wrote, expected one "
+                             f"({type(e).__name__}: {str(e)[:100]}).") from None
 
     def _prepare(self, model):
-        "Choose the modules, and make room for everything that will ever be kept, but for the units' extremes."
+        "Choose the modules, and make room for all that will be kept, but for the units' extremes."
         self.model = model = _uncompiled(model)
-        for name, p in model.named_parameters():
-            if isinstance(p, nn.parameter.UninitializedParameter): raise InputError(f"{name} has no shape yet, expected a weight: run the model once on a batch first.")
-        self.watched = [_Watched(i, name, m, type(m).__name__) for i, (name, m) in enumerate(find_modules(model, self.where, self.exclude).items())]
-        if isinstance(self.unit_dim, dict) and (unknown := [n for n in self.unit_dim if n not in self.names]):
-            raise InputError(f"unit_dim names {', '.join(unknown)}, expected some of {', '.join(self.names)}.")
-        self._followed = [_parameter(name, p, model) for name, p in model.named_parameters() if p.requires_grad]
-        self.device = next((p.device for p in model.parameters()), torch.device('cpu'))
-        self._windows = _Windows.of(self.rows, len(self.watched), len(self._followed), self.bins, self.device)
+        parameters = dict(model.named_parameters())
+        for name, p in parameters.items():
+            if isinstance(p, nn.parameter.UninitializedParameter):
+                raise InputError(f"{name} has no shape yet, expected a weight: "
+                                 "run the model once on a batch first.")
+        chosen = find_modules(model, self.where, self.exclude)
+        self.watched = [_Watched(i, name, m, type(m).__name__)
+                        for i, (name, m) in enumerate(chosen.items())]
+        named = self.unit_dim if isinstance(self.unit_dim, dict) else ()
+        if unknown := [n for n in named if n not in chosen]:
+            raise InputError(f"unit_dim names {', '.join(unknown)}, "
+                             f"expected some of {', '.join(chosen)}.")
+        self._followed = [_parameter(n, p, model) for n, p in parameters.items() if p.requires_grad]
+        self.device = next((p.device for p in parameters.values()), torch.device('cpu'))
+        self._windows = _Windows.of(self.rows, len(chosen), len(self._followed), self.bins,
+                                    self.device)
         self._sheet, self._pending = _Sheet(2**13, self.device), []
-        self._pass, self._given, self._task, self._moves, self._took = 0, set(), (-1, False), None, []
+        self._pass, self._given, self._task = 0, set(), (-1, False)
+        self._moves, self._took = None, []
         self._rest, self._resting, self._elements, self._calls = 1, False, 0, 0
         self._first = None if self.where is None else ()
 
@@ -920,11 +1056,13 @@ class ActivationStats(Record, Callback):
         if self._handles: return
         self._renew()
         if self._moves: self._moves.begin()
-        elif self._followed: self._moves = _Moves(self._followed, math.inf if self.exact else 2**10)
+        elif self._followed:
+            self._moves = _Moves(self._followed, math.inf if self.exact else 2**10)
         self._handles.append(self.model.register_forward_pre_hook(_Pass(self)))
         for w in self.watched:
-            self._handles.append(w.module.register_forward_pre_hook(_Into(self, w), with_kwargs=True))
-            self._handles.append(w.module.register_forward_hook(_OutOf(self, w)))
+            into, out_of = _Into(self, w), _OutOf(self, w)
+            self._handles.append(w.module.register_forward_pre_hook(into, with_kwargs=True))
+            self._handles.append(w.module.register_forward_hook(out_of))
         if self._first is None:
             self._first = _First(self)
             self._handles.append(self._first)
@@ -938,39 +1076,48 @@ class ActivationStats(Record, Callback):
         _Uncompiled.release()
 
     def _renew(self):
-        "Parameters that were unfrozen or replaced since: a new one has a column of its own from now on."
+        "Parameters unfrozen or replaced since: a new one has a column of its own from now on."
         followed, before = {p.name: p for p in self._followed}, len(self._followed)
         for name, p in self.model.named_parameters():
             if name in followed: followed[name].p = p
-            elif p.requires_grad: self._followed.append(_parameter(name, p, self.model))
+            elif p.requires_grad:
+                self._followed.append(_parameter(name, p, self.model))
         moves = self._windows.moves
         if len(self._followed) == before: return
         self._fold_moves()
         self._moves = None
-        self._windows.moves = torch.cat([moves, moves.new_zeros(len(moves), len(self._followed) - moves.shape[1], 5)], 1)
+        new = moves.new_zeros(len(moves), len(self._followed) - before, 5)
+        self._windows.moves = torch.cat([moves, new], 1)
 
     @property
     def _row(self): return self.steps//self.every
-    def _sampled(self, step): return step % (self._rest*-(-max(self.sample, self.every)//self._rest)) == 0
+    def _sampled(self, step):
+        return step % (self._rest*-(-max(self.sample, self.every)//self._rest)) == 0
 
     def _counts(self, w):
         "Does this call of a module count? Also begins a new pass for it."
-        if w.at != (self._pass, self.steps): w.at, w.nth, w.unseen = (self._pass, self.steps), 0, 0
-        return torch.is_grad_enabled() and self.model.training and (w.unseen > 0 or not _within_backward())
+        if w.at != (self._pass, self.steps):
+            w.at, w.nth, w.unseen = (self._pass, self.steps), 0, 0
+        return (torch.is_grad_enabled() and self.model.training
+                and (w.unseen > 0 or not _within_backward()))
 
     def _is_the_loss(self):
-        "Is the backward pass that is running on its way to the parameters, and not part of the loss itself?"
-        if torch.is_grad_enabled(): return False         # create_graph=True: a gradient that the loss is made from
+        "Is the backward pass that runs on its way to the parameters, and no part of the loss?"
+        if torch.is_grad_enabled(): return False  # create_graph=True
         task = torch._C._current_graph_task_id()
         if task != self._task[0]: self._task = task, self._reaches_parameters()
         return self._task[1]
 
     def _reaches_parameters(self):
         own = [p.p for p in self._followed if p.p.is_leaf and p.p.requires_grad]
-        if not own or any(_will_run(get_gradient_edge(p).node) for p in own): return True
-        shapes = {tuple(p.shape) for p in own}            # others may stand in for them: functional_call, sharded parameters
-        return any(_will_run(n) and tuple(n.variable.shape) in shapes and id(n.variable) not in self._given
-                   for n in _leaves([torch._C._current_autograd_node()]))
+        if not own or any(_will_run(get_gradient_edge(p).node) for p in own):
+            return True
+        # Others may stand in for them: functional_call, sharded parameters.
+        shapes = {tuple(p.shape) for p in own}
+        leaves = (n for n in _nodes([torch._C._current_autograd_node()])
+                  if n.name().endswith('AccumulateGrad'))
+        return any(_will_run(n) and tuple(n.variable.shape) in shapes
+                   and id(n.variable) not in self._given for n in leaves)
 
     def _add(self, index, kind, x):
         "Note a sample of `x`: an activation (kind 0) or a gradient (1)."
@@ -987,7 +1134,8 @@ class ActivationStats(Record, Callback):
         "Take what is on the sheet: sums, and of some steps histograms."
         sheet = self._sheet
         if not sheet.what: return
-        self._histograms([i for i, (step, _, kind) in enumerate(sheet.what) if not kind and self._sampled(step)])
+        self._histograms([i for i, (step, _, kind) in enumerate(sheet.what)
+                          if not kind and self._sampled(step)])
         found = sheet.clear()
         if self.exact: return                            # the sums are known
         self._pending.append(found)
@@ -998,77 +1146,101 @@ class ActivationStats(Record, Callback):
         if not rows: return
         sheet, most = self._sheet, self._sheet.width//4
         long = [sheet.lengths[i] > most for i in rows]
-        values = torch.stack([sheet.values[i, ::4] if l else sheet.values[i, :most] for i, l in zip(rows, long)])
+        values = torch.stack([sheet.values[i, ::4] if l else sheet.values[i, :most]
+                              for i, l in zip(rows, long)])
         lengths = [-(-sheet.lengths[i]//4) if l else sheet.lengths[i] for i, l in zip(rows, long)]
-        steps, watched = [sheet.what[i][0] for i in rows], [self.watched[sheet.what[i][1]] for i in rows]
-        for w, v, top in zip(watched, values, torch.maximum(values.amax(1), -values.amin(1)).tolist()):
-            if not math.isfinite(top): top = v.nan_to_num(0, 0, 0).abs().max().item()
+        windows = [sheet.what[i][0]//self.every for i in rows]
+        watched = [self.watched[sheet.what[i][1]] for i in rows]
+        tops = torch.maximum(values.amax(1), -values.amin(1)).tolist()
+        for w, v, top in zip(watched, values, tops):
+            if not math.isfinite(top):
+                top = v.nan_to_num(0, 0, 0).abs().max().item()
             w.reach = self._windows.widen(w.index, w.reach, top)
-        self._windows.bin([s//self.every for s in steps], [w.index for w in watched], values, lengths, [w.reach for w in watched])
+        self._windows.bin(windows, [w.index for w in watched], values, lengths,
+                          [w.reach for w in watched])
 
     def _fold(self, scale=1.):
-        "Add what was noted to the windows, all at once; gradients of the present step divided by `scale`."
+        "Add what was noted to the windows; gradients of the present step divided by `scale`."
         _Units.settle(u for w in self.watched for u in w.units)
         self._clear()
         self._fold_moves()
         if not self._pending: return
-        what, sums = [w for labels, _ in self._pending for w in labels], torch.cat([s.to(self._windows.sums) for _, s in self._pending])
+        what = [w for labels, _ in self._pending for w in labels]
+        sums = torch.cat([s.to(self._windows.sums) for _, s in self._pending])
         self._pending = []
-        if not (isinstance(scale, float) and scale == 1):        # a step that GradScaler skips has infinite gradients: it is left out
-            mine = torch.tensor([bool(kind) and step == self.steps for step, _, kind in what], device=self.device)[:, None]
+        if not (isinstance(scale, float) and scale == 1):
+            mine = torch.tensor([bool(kind) and step == self.steps for step, _, kind in what],
+                                device=self.device)[:, None]
             scaled = sums/torch.tensor([1., scale, scale**2]).to(sums)
-            sums = torch.where(mine, torch.where(scaled.isfinite().all(1, keepdim=True), scaled, 0.), sums)
+            # A step that GradScaler skips has infinite gradients: it is left out.
+            scaled = torch.where(scaled.isfinite().all(1, keepdim=True), scaled, 0.)
+            sums = torch.where(mine, scaled, sums)
         modules = len(self.watched)
-        where = torch.tensor([(step//self.every*modules + index)*2 + kind for step, index, kind in what], device=self.device)
+        where = torch.tensor([(step//self.every*modules + index)*2 + kind
+                              for step, index, kind in what], device=self.device)
         self._windows.sums.view(-1, 3).index_add_(0, where, sums)
 
     def _look(self, w, x):
         "Note the extremes of each unit of the activation `w`."
-        shift, given = self.steps, self.unit_dim.get(w.name) if isinstance(self.unit_dim, dict) else self.unit_dim
-        i = min(w.nth, 15)                               # of a module called more often than that, the rest together
+        given = self.unit_dim.get(w.name) if isinstance(self.unit_dim, dict) else self.unit_dim
+        i = min(w.nth, 15)               # from the 16th call on, all together
         u = w.units[i] if i < len(w.units) else None
-        if u is not None and u.given < x.ndim and x.shape[u.given] == u.n: dim, known = u.given, u.known
-        elif given is not None and -x.ndim <= given < x.ndim: dim, known = given % x.ndim, True
+        if u is not None and u.given < x.ndim and x.shape[u.given] == u.n:
+            dim, known = u.given, u.known
+        elif given is not None and -x.ndim <= given < x.ndim:
+            dim, known = given % x.ndim, True
         else: dim, known = _unit_dim(x)
         x, of_given = x.detach(), dim
         if x.ndim == 1: x = x[:, None]                   # a batch of one unit
-        elif dim == 0: dim, x = 1, x[None]               # one image, without a batch
+        elif dim == 0: dim, x = 1, x[None]  # one image, without a batch
         if w.activation is False: w.activation = _recognised(w.module, x, dim)
         if w.activation is None: return
         if given is not None and not known:
-            raise InputError(f"unit_dim is {given} for '{w.name}', whose input has {x.ndim} dimensions, expected one of them.")
-        if i == len(w.units): w.units.append(_Units.of(w.activation, dim, known, x.shape[dim], self.rows, x))
+            raise InputError(f"unit_dim is {given} for '{w.name}', whose input has {x.ndim} "
+                             "dimensions, expected one of them.")
+        if i == len(w.units):
+            w.units.append(_Units.of(w.activation, dim, known, x.shape[dim], self.rows, x))
         u = w.units[i]
-        if x.shape[dim] != u.n:
-            w.trouble, w.units = f'had {u.n} units, then {x.shape[dim]}: not counted', []     # what was counted is of no use either
+        if x.shape[dim] != u.n:          # what was counted so far is of no use either
+            w.trouble, w.units = f'had {u.n} units, then {x.shape[dim]}: not counted', []
             return
         u.dim, u.given = dim, of_given
-        u.see(self._row, x if self.exact or w.activation.spatial else _items(x, 2**16, dim, shift), self._sampled(self.steps))
+        if not (self.exact or w.activation.spatial):
+            x = _items(x, 2**16, dim, self.steps)
+        u.see(self._row, x, self._sampled(self.steps))
 
     def step(self,
-        scale: float | torch.Tensor | object = 1.  # what the loss was multiplied by, or the `GradScaler` that did so: call before its `update()`
+        scale: float | torch.Tensor | object = 1.  # of the loss, or the `GradScaler` that scaled it
     ) -> None:
-        "The optimiser has stepped: note how far each parameter moved, and begin a new step. Does not wait for a GPU, but where it samples."
-        if self.model is None: raise InputError("ActivationStats has no model to watch, expected one: ActivationStats(model), or use it as a callback.")
+        """The optimiser has stepped: note how far each parameter moved, and begin a new step.
+
+        Waits for a GPU only where it samples. Call it before the `update()` of a `GradScaler`."""
+        self._needs_model()
         if hasattr(scale, 'get_scale'): scale = scale.get_scale()
-        if not isinstance(scale, torch.Tensor) and not scale > 0: raise InputError(f"scale is {scale!r}, expected a positive number, or a GradScaler.")
+        if not isinstance(scale, torch.Tensor) and not scale > 0:
+            raise InputError(f"scale is {scale!r}, expected a positive number, or a GradScaler.")
         with torch.no_grad():
-            if self._handles and self._moves and not self._resting: self._took.append((self.steps, scale, *self._moves.taken()))
+            if self._handles and self._moves and not self._resting:
+                self._took.append((self.steps, scale, *self._moves.taken()))
             _Units.settle(u for w in self.watched for u in w.units)
-            if not (isinstance(scale, float) and scale == 1) or len(self._took) > 64: self._fold(scale)
-            if (self.steps + 1)//self.every == self.rows:
-                self._fold()
-                self._windows.thin([u for w in self.watched for u in w.units])
+            if not (isinstance(scale, float) and scale == 1) or len(self._took) > 64:
+                self._fold(scale)
+            if (self.steps + 1)//self.every == self.rows: self._thin()
             self.steps += 1
             if self.steps == 32 and not self.exact: self._slow_down()
             self._resting = self.steps % self._rest > 0
-            if self._handles and self._moves and not self._resting: self._moves.begin()
+            if self._handles and self._moves and not self._resting:
+                self._moves.begin()
+
+    def _thin(self):
+        "Each two windows become one."
+        self._fold()
+        self._windows.thin([u for w in self.watched for u in w.units])
 
     def _slow_down(self):
-        "Where modules return so little that to look costs more than to train, look at every fourth step from now on."
+        "Where modules return so little that looking costs more than training, look less often."
         if not self._calls or self._elements/self._calls > 2**15: return
-        self._fold()
-        while self.every < 4: self._windows.thin([u for w in self.watched for u in w.units])
+        while self.every < 4: self._thin()
         self._rest = 4
 
     def _fold_moves(self):
@@ -1081,15 +1253,19 @@ class ActivationStats(Record, Callback):
         n = torch.tensor(self._moves.lengths).to(squares).expand_as(squares[:, 0])
         with_grad = n*torch.tensor(there).to(squares)
         grads = squares[:, 2]/scale**2
-        with_grad = torch.where((scale != 1) & ~grads.isfinite(), 0., with_grad)     # a step that GradScaler skipped
+        # A step that GradScaler skipped counts for nothing.
+        with_grad = torch.where((scale != 1) & ~grads.isfinite(), 0., with_grad)
         grads = torch.where(with_grad > 0, grads, 0.)
         rows = torch.tensor([s//self.every for s in steps], device=self.device)
-        self._windows.moves.index_add_(0, rows, torch.stack([squares[:, 0], squares[:, 1], grads, n, with_grad], 2))
+        found = torch.stack([squares[:, 0], squares[:, 1], grads, n, with_grad], 2)
+        self._windows.moves.index_add_(0, rows, found)
 
 def _uncompiled(model):
     "The model inside torch.compile's wrapper."
-    return model._modules['_orig_mod'] if isinstance(model, nn.Module) and '_orig_mod' in model._modules else model
+    wrapped = isinstance(model, nn.Module) and '_orig_mod' in model._modules
+    return model._modules['_orig_mod'] if wrapped else model
 
 def _parameter(name, p, model):
     owner = name.rpartition('.')[0]
-    return _Parameter(name, p, p.ndim < 2, owner or '(model)', type(model.get_submodule(owner)).__name__, p.numel())
+    kind = type(model.get_submodule(owner)).__name__
+    return _Parameter(name, p, p.ndim < 2, owner or '(model)', kind, p.numel())

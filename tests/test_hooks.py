@@ -1,4 +1,4 @@
-"Hooks that vanish, statistics that are torch's, dead units that are the planted ones, and every way of being misled."
+"Hooks that vanish, whatever happens, and modules chosen by whatever names them."
 import copy, io, itertools, math, pickle, warnings
 
 import pytest, torch
@@ -21,16 +21,22 @@ def seeded():
 
 def hooks_on(model):
     "Everything that is registered anywhere in a model."
-    return sum(len(h) for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks, m._forward_hooks_with_kwargs, m._forward_pre_hooks_with_kwargs))
+    return sum(len(h) for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks,
+                                                         m._backward_hooks, m._backward_pre_hooks,
+                                                         m._forward_hooks_with_kwargs,
+                                                         m._forward_pre_hooks_with_kwargs))
 
-def small(act=nn.ReLU): return nn.Sequential(nn.Conv2d(1, 4, 3), act(), nn.Flatten(), nn.Linear(4*36, 5), act(), nn.Linear(5, 3))
+def small(act=nn.ReLU):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), act(), nn.Flatten(), nn.Linear(4*36, 5), act(),
+                         nn.Linear(5, 3))
 def images(n=8): return torch.randn(n, 1, 8, 8)
 def watch(model, *batches, loss=lambda out: out.square().mean(), **kwargs):
     "Statistics of some batches, without an optimiser."
     with ActivationStats(model, **kwargs) as s:
         for b in batches: loss(model(b)).backward(); s.step()
     return s
-def close(a, b, rtol=1e-6): return math.isclose(float(a), float(b), rel_tol=rtol, abs_tol=1e-12)
+def close(a, b, rtol=1e-6):
+    return math.isclose(float(a), float(b), rel_tol=rtol, abs_tol=1e-12)
 
 # ---- Hook and Hooks --------------------------------------------------------------------------
 
@@ -38,15 +44,21 @@ def test_hook_sees_inputs_outputs_and_keywords():
     class Scaled(nn.Module):
         def forward(self, x, *, by): return x*by
     m, seen = Scaled(), []
-    with Hook(m, lambda h, mod, inputs, output: seen.append((mod, inputs, output))) as h: y = m(torch.ones(2), by=3.)
-    assert seen[0][0] is m and torch.equal(seen[0][1][0], torch.ones(2)) and seen[0][1][1] == 3. and seen[0][2] is y and h.calls == 1
+    with Hook(m, lambda h, mod, inputs, output: seen.append((mod, inputs, output))) as h:
+        y = m(torch.ones(2), by=3.)
+    assert seen[0][0] is m and torch.equal(seen[0][1][0], torch.ones(2))
+    assert seen[0][1][1] == 3. and seen[0][2] is y and h.calls == 1
 
 def test_what_a_hook_returns_changes_nothing():
     m, x = nn.Linear(3, 2), torch.randn(4, 3)
-    with Hook(m, lambda *a: torch.zeros(4, 2)): assert torch.equal(m(x), F.linear(x, m.weight, m.bias))
+    with Hook(m, lambda *a: torch.zeros(4, 2)):
+        assert torch.equal(m(x), F.linear(x, m.weight, m.bias))
 
 @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize('make', [lambda m: Hook(m[0], lambda *a: None), lambda m: Hook(m[0], lambda *a: None, backward=True), lambda m: Hooks(find_modules(m), lambda *a: None), ActivationStats])
+@pytest.mark.parametrize('make', [lambda m: Hook(m[0], lambda *a: None),
+                                  lambda m: Hook(m[0], lambda *a: None, backward=True),
+                                  lambda m: Hooks(find_modules(m), lambda *a: None),
+                                  ActivationStats])
 def test_removed_after_any_error(make, error):
     m = small()
     with pytest.raises(error):
@@ -65,7 +77,8 @@ def test_an_error_inside_the_hook_or_the_model_removes_it_too():
 
 def test_hooks_are_all_or_nothing():
     m = small()
-    with pytest.raises(InputError, match='Hook got str'): Hooks([m[0], 'x'], lambda *a: None)
+    with pytest.raises(InputError, match='Hook got str'):
+        Hooks([m[0], 'x'], lambda *a: None)
     assert hooks_on(m) == 0
 
 def test_only_its_own_hooks_are_removed():
@@ -77,26 +90,33 @@ def test_only_its_own_hooks_are_removed():
 
 def test_backward_after_the_block_is_not_seen():
     m, seen = small(), []
-    with Hook(m[0], lambda h, mod, g: seen.append(g), backward=True), ActivationStats(m) as s: out = m(images())
+    with Hook(m[0], lambda h, mod, g: seen.append(g), backward=True), ActivationStats(m) as s:
+        out = m(images())
     out.sum().backward()
     assert not seen and s.history()['grad_rms'].isnan().all()
 
 def test_gradient_is_autograds_in_a_residual_net():
     class Block(nn.Module):
-        def __init__(self): super().__init__(); self.f, self.act = nn.Linear(6, 6), nn.Tanh()
+        def __init__(self):
+            super().__init__()
+            self.f, self.act = nn.Linear(6, 6), nn.Tanh()
         def forward(self, x): return x + self.act(self.f(x))
     m, got, x = nn.Sequential(Block(), Block()), [], torch.randn(5, 6)
-    with Hook(m[0], lambda h, mod, g: got.append(g), backward=True): m(x).square().sum().backward()
+    with Hook(m[0], lambda h, mod, g: got.append(g), backward=True):
+        m(x).square().sum().backward()
     h = m[0](x).detach().requires_grad_()
     m[1](h).square().sum().backward()
     assert torch.allclose(got[0], h.grad, rtol=1e-6)
 
 def test_hook_on_a_module_that_returns_its_parameter_or_input():
     class Table(nn.Module):
-        def __init__(self): super().__init__(); self.w = nn.Parameter(torch.ones(3))
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3))
         def forward(self, x): return self.w
     m, got = Table(), []
-    with Hook(m, lambda h, mod, g: got.append(g), backward=True): m(None).sum().backward()
+    with Hook(m, lambda h, mod, g: got.append(g), backward=True):
+        m(None).sum().backward()
     assert len(got) == 1
     m(None).sum().backward()
     assert len(got) == 1
@@ -106,12 +126,18 @@ def test_hook_on_a_module_that_returns_its_parameter_or_input():
 def test_find_modules():
     m = small()
     assert list(find_modules(m)) == ['0', '1', '2', '3', '4', '5']
-    assert list(find_modules(m, (nn.Conv2d, nn.Linear))) == ['0', '3', '5'] and list(find_modules(m, nn.Linear)) == ['3', '5']
+    assert list(find_modules(m, (nn.Conv2d, nn.Linear))) == ['0', '3', '5']
+    assert list(find_modules(m, nn.Linear)) == ['3', '5']
     assert list(find_modules(m, [m[4], '0'])) == ['0', '4']
     assert list(find_modules(nn.ReLU())) == ['(model)']
     twice = nn.Sequential(m[0], m[1], m[1])
     assert list(find_modules(twice)) == ['0', '1']
 
-@pytest.mark.parametrize('where, says', [(nn.LSTM, 'matches no module'), (['7'], "'7', which is not in the model"), ([nn.ReLU()], 'not in the model'), (3, 'expected a module type'), ({'0': 1}, 'expected a module type'), ([], 'matches no module')])
+@pytest.mark.parametrize('where, says', [(nn.LSTM, 'matches no module'),
+                                         (['7'], "'7', which is not in the model"),
+                                         ([nn.ReLU()], 'not in the model'),
+                                         (3, 'expected a module type'),
+                                         ({'0': 1}, 'expected a module type'),
+                                         ([], 'matches no module')])
 def test_find_modules_refuses(where, says):
     with pytest.raises(InputError, match=says): find_modules(small(), where)

@@ -1,4 +1,4 @@
-"Hooks that vanish, statistics that are torch's, dead units that are the planted ones, and every way of being misled."
+"Statistics that are torch's, dead units that are the planted ones, and every way of being misled."
 import copy, io, itertools, math, pickle, warnings
 
 import pytest, torch
@@ -23,16 +23,22 @@ def seeded():
 
 def hooks_on(model):
     "Everything that is registered anywhere in a model."
-    return sum(len(h) for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks, m._forward_hooks_with_kwargs, m._forward_pre_hooks_with_kwargs))
+    return sum(len(h) for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks,
+                                                         m._backward_hooks, m._backward_pre_hooks,
+                                                         m._forward_hooks_with_kwargs,
+                                                         m._forward_pre_hooks_with_kwargs))
 
-def small(act=nn.ReLU): return nn.Sequential(nn.Conv2d(1, 4, 3), act(), nn.Flatten(), nn.Linear(4*36, 5), act(), nn.Linear(5, 3))
+def small(act=nn.ReLU):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), act(), nn.Flatten(), nn.Linear(4*36, 5), act(),
+                         nn.Linear(5, 3))
 def images(n=8): return torch.randn(n, 1, 8, 8)
 def watch(model, *batches, loss=lambda out: out.square().mean(), **kwargs):
     "Statistics of some batches, without an optimiser."
     with ActivationStats(model, **kwargs) as s:
         for b in batches: loss(model(b)).backward(); s.step()
     return s
-def close(a, b, rtol=1e-6): return math.isclose(float(a), float(b), rel_tol=rtol, abs_tol=1e-12)
+def close(a, b, rtol=1e-6):
+    return math.isclose(float(a), float(b), rel_tol=rtol, abs_tol=1e-12)
 
 # ---- sums ------------------------------------------------------------------------------------
 
@@ -42,35 +48,49 @@ def truth(xs):
     return mean, std, x.square().mean().sqrt()
 
 @quick
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=25), st.sampled_from([2, 4, 6]), st.floats(-3, 3), st.integers(0, 10**6))
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=25), st.sampled_from([2, 4, 6]),
+       st.floats(-3, 3), st.integers(0, 10**6))
 def test_sums_are_torchs_however_often_rows_merge(sizes, rows, shift, seed):
     torch.manual_seed(seed)
     m, kept, grads = nn.Linear(4, 3), [], []
     with torch.no_grad(): m.bias.add_(shift)
-    with ActivationStats(m, rows=rows) as s, Hook(m, lambda h, mod, i, o: kept.append(o)), Hook(m, lambda h, mod, g: grads.append(g), backward=True):
+    with (ActivationStats(m, rows=rows) as s, Hook(m, lambda h, mod, i, o: kept.append(o)),
+          Hook(m, lambda h, mod, g: grads.append(g), backward=True)):
         for n in sizes: m(torch.randn(n, 4)).pow(3).sum().backward(); s.step()
     r = s.table()[0]
-    for found, true in zip((r['mean'], r['std'], r['rms']), truth(kept)): assert math.isclose(found, true, rel_tol=2e-6, abs_tol=1e-6)
+    for found, true in zip((r['mean'], r['std'], r['rms']), truth(kept)):
+        assert math.isclose(found, true, rel_tol=2e-6, abs_tol=1e-6)
     assert close(r['grad_rms'], truth(grads)[2], 2e-6)
     h = s.history()
-    assert len(h['step']) == -(-len(sizes)//s.every) <= rows and s.every <= max(1, 2*len(sizes)/rows) and r['passes'] == len(sizes)
+    assert len(h['step']) == -(-len(sizes)//s.every) <= rows
+    assert s.every <= max(1, 2*len(sizes)/rows) and r['passes'] == len(sizes)
 
 def test_each_window_is_its_own_steps():
     m, kept = nn.Linear(4, 3), []
     with ActivationStats(m, rows=4) as s:
-        for _ in range(13): y = m(torch.randn(6, 4)); kept.append(y); y.sum().backward(); s.step()
+        for _ in range(13):
+            y = m(torch.randn(6, 4))
+            kept.append(y)
+            y.sum().backward()
+            s.step()
     h = s.history()
     assert s.every == 4 and h['step'].tolist() == [0, 4, 8, 12]
     for i in range(4):
-        for k, v in zip(('mean', 'std', 'rms'), truth(kept[4*i:4*i + 4])): assert close(h[k][i, 0], v, 1e-5)
+        for k, v in zip(('mean', 'std', 'rms'), truth(kept[4*i:4*i + 4])):
+            assert close(h[k][i, 0], v, 1e-5)
 
 @pytest.mark.parametrize('mean', [0., 1., 30., 1e3, 1e5, -1e5])
 def test_huge_means(mean):
     m, kept = nn.Identity(), []
     with ActivationStats(m, exact=True) as s:
-        for _ in range(6): y = (torch.randn(500, 200) + mean).requires_grad_(); kept.append(y); m(y).sum().backward(); s.step()
+        for _ in range(6):
+            y = (torch.randn(500, 200) + mean).requires_grad_()
+            kept.append(y)
+            m(y).sum().backward()
+            s.step()
     r = s.table()[0]
-    assert close(r['std'], truth(kept)[1], 1e-5) and math.isclose(r['mean'], truth(kept)[0], rel_tol=1e-6, abs_tol=1e-5)
+    assert close(r['std'], truth(kept)[1], 1e-5)
+    assert math.isclose(r['mean'], truth(kept)[0], rel_tol=1e-6, abs_tol=1e-5)
 
 def test_a_mean_that_jumps_is_measured():
     m = nn.Identity()
@@ -83,12 +103,14 @@ def test_a_mean_that_jumps_is_measured():
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 def test_dtypes_and_layouts(dtype, layout):
-    m = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.GELU()).to(dtype).to(memory_format=layout)
+    m = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1),
+                      nn.GELU()).to(dtype).to(memory_format=layout)
     with torch.no_grad(): m[0].bias[2] = -100
     x, kept = torch.randn(6, 3, 7, 7, dtype=dtype).to(memory_format=layout), []
     with ActivationStats(m) as s, Hook(m[2], lambda h, mod, i, o: kept.append(o)):
         for _ in range(2): m(x).float().sum().backward(); s.step()
-    for found, true in zip((s.table()[2]['mean'], s.table()[2]['std']), truth(kept)): assert math.isclose(found, true, rel_tol=2e-6, abs_tol=1e-6)
+    for found, true in zip((s.table()[2]['mean'], s.table()[2]['std']), truth(kept)):
+        assert math.isclose(found, true, rel_tol=2e-6, abs_tol=1e-6)
     assert s.units()['1']['dead'] == [2] and s.units()['3']['dead'] == []
     assert s.histogram('2')[0].sum() == kept[0].numel()
 
@@ -96,15 +118,21 @@ def test_dtypes_and_layouts(dtype, layout):
 
 class General(nn.Module):
     "Leaky ReLU, shifted and cut off, as a module."
-    def __init__(self, leak=0., sub=.4, most=6.): super().__init__(); self.leak, self.sub, self.most = leak, sub, most
-    def forward(self, x): return (F.leaky_relu(x, self.leak) - self.sub).clamp_max(self.most)
+    def __init__(self, leak=0., sub=.4, most=6.):
+        super().__init__()
+        self.leak, self.sub, self.most = leak, sub, most
+    def forward(self, x):
+        return (F.leaky_relu(x, self.leak) - self.sub).clamp_max(self.most)
 
 class Bump(nn.Module):
     "Flat at 0 on both sides, and not monotone."
     def forward(self, x): return (1 - x*x).clamp_min(0)
 
-FLAT_LEFT = [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), General(), General(most=99.), nn.ReLU6(), nn.Hardtanh(), nn.Hardswish(), nn.Sigmoid(), nn.Tanh(), nn.Threshold(.1, 20), nn.ELU(), nn.SiLU(), nn.Softplus(), Bump()]
-NEVER_FLAT_LEFT = [nn.LeakyReLU(.1), nn.LeakyReLU(.1, inplace=True), nn.PReLU(), nn.PReLU(6), General(.1), nn.RReLU(), nn.Softsign(), nn.Tanhshrink(), nn.LogSigmoid()]
+FLAT_LEFT = [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), General(), General(most=99.), nn.ReLU6(),
+             nn.Hardtanh(), nn.Hardswish(), nn.Sigmoid(), nn.Tanh(), nn.Threshold(.1, 20), nn.ELU(),
+             nn.SiLU(), nn.Softplus(), Bump()]
+NEVER_FLAT_LEFT = [nn.LeakyReLU(.1), nn.LeakyReLU(.1, inplace=True), nn.PReLU(), nn.PReLU(6),
+                   General(.1), nn.RReLU(), nn.Softsign(), nn.Tanhshrink(), nn.LogSigmoid()]
 
 def brute(act, x, d):
     "Units with no slope anywhere, by differentiating everywhere."
@@ -117,19 +145,27 @@ def brute(act, x, d):
 @pytest.mark.parametrize('kind', ['linear', 'conv', 'sequence'])
 def test_planted_dead_units_are_found_exactly(act, kind):
     act = copy.deepcopy(act)
-    layer, x = dict(linear=(nn.Linear(5, 6), torch.randn(200, 5)), conv=(nn.Conv2d(2, 6, 3), torch.randn(8, 2, 9, 9)), sequence=(nn.Linear(5, 6), torch.randn(20, 10, 5)))[kind]
-    if kind == 'sequence' and isinstance(act, nn.PReLU) and act.num_parameters > 1: pytest.skip('PReLU wants channels in dimension 1')
+    layer, x = dict(linear=(nn.Linear(5, 6), torch.randn(200, 5)),
+                    conv=(nn.Conv2d(2, 6, 3), torch.randn(8, 2, 9, 9)),
+                    sequence=(nn.Linear(5, 6), torch.randn(20, 10, 5)))[kind]
+    if kind == 'sequence' and isinstance(act, nn.PReLU) and act.num_parameters > 1:
+        pytest.skip('PReLU wants channels in dimension 1')
     with torch.no_grad(): layer.bias[[1, 4]] = -500.
     s = watch(nn.Sequential(layer, act), x, x + .1)
     found = s.units()['1']
     d = 1 if kind != 'sequence' else 2
-    assert found['dead'] == (brute(act, layer(x), d) & brute(act, layer(x + .1), d)).nonzero()[:, 0].tolist()
-    assert found['dead'] == ([1, 4] if any(type(act) is type(a) and str(a) == str(act) and getattr(a, 'leak', 0) == getattr(act, 'leak', 0) for a in FLAT_LEFT) else [])
+    assert found['dead'] == (brute(act, layer(x), d)
+                             & brute(act, layer(x + .1), d)).nonzero()[:, 0].tolist()
+    assert found['dead'] == ([1, 4] if any(type(act) is type(a) and str(a) == str(act)
+                                           and getattr(a, 'leak', 0) == getattr(act, 'leak', 0)
+                                           for a in FLAT_LEFT) else [])
     if not found['dead']: assert {1, 4} <= set(found['always_negative'])
     else: assert not {1, 4} & set(found['always_negative'])
 
 @quick
-@given(st.sampled_from([nn.ReLU(), nn.Hardtanh(), nn.ReLU6(), nn.Hardshrink(), nn.Softshrink(), nn.Tanh(), General(), General(.1), Bump()]), st.integers(0, 10**6), st.floats(.01, 1000))
+@given(st.sampled_from([nn.ReLU(), nn.Hardtanh(), nn.ReLU6(), nn.Hardshrink(), nn.Softshrink(),
+                        nn.Tanh(), General(), General(.1), Bump()]), st.integers(0, 10**6),
+       st.floats(.01, 1000))
 def test_against_differentiating_everywhere(act, seed, scale):
     "Units whose inputs jump between flat stretches, too."
     torch.manual_seed(seed)
@@ -141,10 +177,13 @@ def test_against_differentiating_everywhere(act, seed, scale):
 def test_one_live_position_in_one_batch_is_enough():
     act, x = nn.ReLU(), -torch.rand(16, 3, 5, 5)
     y = x.clone(); y[13, 1, 4, 2] = 1e-30
-    assert watch(act, x.clone().requires_grad_(), x.clone().requires_grad_()).units()['(model)']['dead'] == [0, 1, 2]
-    s = watch(act, x.clone().requires_grad_(), y.requires_grad_(), x.clone().requires_grad_(), rows=2)
+    assert watch(act, x.clone().requires_grad_(),
+                 x.clone().requires_grad_()).units()['(model)']['dead'] == [0, 1, 2]
+    s = watch(act, x.clone().requires_grad_(), y.requires_grad_(), x.clone().requires_grad_(),
+              rows=2)
     assert s.units()['(model)']['dead'] == [0, 2]
-    assert s.units(last=1)['(model)']['dead'] in ([0, 1, 2], [0, 2])       # a window may hold more than one step
+    # a window may hold more than one step
+    assert s.units(last=1)['(model)']['dead'] in ([0, 1, 2], [0, 2])
 
 def test_last_looks_at_the_last_steps():
     act = nn.ReLU()
@@ -152,8 +191,12 @@ def test_last_looks_at_the_last_steps():
     assert s.units()['(model)']['dead'] == [] and s.units(last=1)['(model)']['dead'] == [0, 1, 2]
     assert s.history()['dead'][:, 0].tolist() == [0, 1] and s.table(last=1)[0]['mean'] == 0
 
-@pytest.mark.parametrize('module', [nn.Dropout(), nn.Dropout(1.), nn.Identity(), nn.BatchNorm1d(6), nn.LayerNorm(6), nn.Softmax(-1), nn.LogSoftmax(-1), nn.Linear(6, 6), nn.Flatten(), nn.GLU(), nn.GroupNorm(2, 6), nn.RMSNorm(6)], ids=str)
-def test_no_activation(module): assert watch(nn.Sequential(nn.Linear(6, 6), module), torch.randn(9, 6)).units() == {}
+@pytest.mark.parametrize('module', [nn.Dropout(), nn.Dropout(1.), nn.Identity(), nn.BatchNorm1d(6),
+                                    nn.LayerNorm(6), nn.Softmax(-1), nn.LogSoftmax(-1),
+                                    nn.Linear(6, 6), nn.Flatten(), nn.GLU(), nn.GroupNorm(2, 6),
+                                    nn.RMSNorm(6)], ids=str)
+def test_no_activation(module):
+    assert watch(nn.Sequential(nn.Linear(6, 6), module), torch.randn(9, 6)).units() == {}
 
 @pytest.mark.slow
 def test_probing_and_watching_leave_random_numbers_and_modules_alone():
@@ -162,11 +205,14 @@ def test_probing_and_watching_leave_random_numbers_and_modules_alone():
         def forward(self, x): self.calls += 1; return x.relu()
     def train(watched):
         torch.manual_seed(1)
-        m = nn.Sequential(nn.Linear(6, 6), nn.RReLU(), nn.Dropout(), nn.BatchNorm1d(6), Counting(), nn.Linear(6, 1))
+        m = nn.Sequential(nn.Linear(6, 6), nn.RReLU(), nn.Dropout(), nn.BatchNorm1d(6), Counting(),
+                          nn.Linear(6, 1))
         opt, s = torch.optim.SGD(m.parameters(), lr=.1), ActivationStats(m)
         if watched: s.attach()
         for _ in range(7):
-            m(torch.randn(9, 6)).square().mean().backward(); opt.step(); opt.zero_grad()
+            m(torch.randn(9, 6)).square().mean().backward()
+            opt.step()
+            opt.zero_grad()
             if watched: s.step()
         s.remove()
         assert all(x.training for x in m.modules())
@@ -178,8 +224,11 @@ def test_units_of_a_conv1d_and_of_channels_last_linears():
     m = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU())
     assert watch(m, torch.randn(4, 2, 9)).units()['1']['units'] == 3
     class Next(nn.Module):
-        def __init__(self): super().__init__(); self.conv, self.fc, self.act = nn.Conv2d(2, 3, 3), nn.Linear(3, 7), nn.GELU()
-        def forward(self, x): return self.act(self.fc(self.conv(x).permute(0, 2, 3, 1)))
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc, self.act = nn.Conv2d(2, 3, 3), nn.Linear(3, 7), nn.GELU()
+        def forward(self, x):
+            return self.act(self.fc(self.conv(x).permute(0, 2, 3, 1)))
     assert watch(Next(), torch.randn(4, 2, 9, 9)).units()['act']['units'] == 7
 
 def test_saturated_share():
@@ -197,26 +246,37 @@ def test_over_any_memory_layout(d):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_run():
     m = small()
-    def held(s): return sum(t.numel() for t in [s._windows.sums, s._windows.moves, s._windows.hist, s._sheet.values] + [t for w in s.watched for u in w.units for t in (u.ends, u.alive, u.small)])
+    def held(s):
+        return sum(t.numel() for t in [s._windows.sums, s._windows.moves, s._windows.hist,
+                                       s._sheet.values]
+                   + [t for w in s.watched for u in w.units for t in (u.ends, u.alive, u.small)])
     with ActivationStats(m, rows=8) as s:
         sizes = []
-        for i in range(100): m(images(2)).sum().backward(); s.step(); sizes.append(held(s))
+        for i in range(100):
+            m(images(2)).sum().backward()
+            s.step()
+            sizes.append(held(s))
     assert len(set(sizes)) == 1 and len(s._pending) <= 64 and len(s._took) <= 65
     with ActivationStats(m, where=nn.Flatten) as s:                # nobody calls step
-        for i in range(6000): m[2](torch.ones(2, 2, requires_grad=True)).sum().backward()
+        for i in range(6000):
+            m[2](torch.ones(2, 2, requires_grad=True)).sum().backward()
         assert len(s._pending) <= 10_000
     assert s.table()[0]['passes'] == 6000 and s.table()[0]['mean'] == 1
 
 def test_histogram_counts_and_grows():
     m = nn.Identity()
     with ActivationStats(m, rows=4, sample=1, bins=16) as s:
-        for scale in (1, 1, 1e-3, 40., 40, 1e6): m((scale*torch.randn(50, 3).clamp(-2, 2)).requires_grad_()).sum().backward(); s.step()
+        for scale in (1, 1, 1e-3, 40., 40, 1e6):
+            m((scale*torch.randn(50, 3).clamp(-2, 2)).requires_grad_()).sum().backward()
+            s.step()
     counts, edges = s.histogram('(model)')
     assert len(edges) == 17 and edges[-1] == 128 and s.every == 2
-    assert counts.sum(1).tolist() == [300, 300, 150] and counts[:2, 7:9].sum(1).min() > 148       # once a window, from the fifth step on
+    assert counts.sum(1).tolist() == [300, 300, 150]
+    assert counts[:2, 7:9].sum(1).min() > 148  # once a window, from the fifth step on
     x = torch.linspace(-4, 4, 1001)[:, None]
     counts, edges = watch(m, x.requires_grad_(), bins=8).histogram('(model)')
-    assert torch.equal(counts[0], torch.histc(x.detach(), 8, -4, 4).double()) and torch.equal(edges, torch.linspace(-4, 4, 9))
+    assert torch.equal(counts[0], torch.histc(x.detach(), 8, -4, 4).double())
+    assert torch.equal(edges, torch.linspace(-4, 4, 9))
 
 def test_histogram_after_doubling_equals_one_made_at_once():
     torch.manual_seed(2)
@@ -226,24 +286,34 @@ def test_histogram_after_doubling_equals_one_made_at_once():
         for x in xs: m(x.clone().requires_grad_()).sum().backward(); s.step()
     counts, edges = s.histogram('(model)')
     R = edges[-1].item()
-    for row, x in zip(counts, xs): assert torch.equal(row, torch.bincount(((x.flatten()/(2*R) + .5)*32).long().clamp(0, 31), minlength=32).double())
+    for row, x in zip(counts, xs):
+        assert torch.equal(row, torch.bincount(((x.flatten()/(2*R) + .5)*32).long().clamp(0, 31),
+                                               minlength=32).double())
 
 def test_update_ratio_is_exact_for_any_optimiser():
-    for make in (lambda p: torch.optim.SGD(p, lr=.1, momentum=.9), lambda p: torch.optim.AdamW(p, lr=1e-2)):
+    for make in (lambda p: torch.optim.SGD(p, lr=.1, momentum=.9),
+                 lambda p: torch.optim.AdamW(p, lr=1e-2)):
         m = small(); opt = make(m.parameters()); expected = []
         with ActivationStats(m) as s:
             for _ in range(5):
                 before = [p.detach().clone() for p in m.parameters()]
-                m(images()).square().mean().backward(); opt.step(); s.step(); opt.zero_grad()
-                expected.append([((p - b).norm()/b.norm()).item() for p, b in zip(m.parameters(), before)])
-        assert torch.allclose(s.history()['update_ratio'], torch.tensor(expected).double(), rtol=1e-4)
+                m(images()).square().mean().backward()
+                opt.step()
+                s.step()
+                opt.zero_grad()
+                expected.append([((p - b).norm()/b.norm()).item()
+                                 for p, b in zip(m.parameters(), before)])
+        assert torch.allclose(s.history()['update_ratio'], torch.tensor(expected).double(),
+                              rtol=1e-4)
     assert s.parameters == [n for n, _ in m.named_parameters()]
 
 def test_frozen_parameters_and_zero_weights():
     m = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     m[0].requires_grad_(False); nn.init.zeros_(m[1].bias)
     s = watch(m, torch.randn(4, 3))
-    assert s.parameters == ['1.weight', '1.bias'] and s.history()['update_ratio'][0, 0] == 0 and s.history()['update_ratio'][0, 1].isnan()
+    assert s.parameters == ['1.weight', '1.bias']
+    assert s.history()['update_ratio'][0, 0] == 0
+    assert s.history()['update_ratio'][0, 1].isnan()
 
 # ---- trouble ---------------------------------------------------------------------------------
 
@@ -252,14 +322,20 @@ def test_in_place_activations():
     for i in (1, 4): b[i] = nn.ReLU(inplace=True)
     x = images()
     s, t = watch(a, x, x), watch(b, x, x)
-    for k in s.history(): assert torch.allclose(s.history()[k].double(), t.history()[k].double(), rtol=1e-5, equal_nan=True), k
+    for k in s.history():
+        assert torch.allclose(s.history()[k].double(), t.history()[k].double(), rtol=1e-5,
+                              equal_nan=True), k
     for n in s.names: assert torch.equal(s.histogram(n)[0], t.histogram(n)[0])
     assert s.units() == t.units()
 
 def test_called_several_times_in_a_pass():
     m, kept = nn.Linear(4, 4), []
-    with ActivationStats(m) as s, Hook(m, lambda h, mod, i, o: kept.append(o)): m(m(m(torch.randn(5, 4)))).sum().backward(); s.step()
-    assert s.table()[0]['passes'] == 3 and close(s.table()[0]['std'], truth(kept)[1]) and s._windows.sums[0, 0, :, 0].tolist() == [60, 60]
+    with ActivationStats(m) as s, Hook(m, lambda h, mod, i, o: kept.append(o)):
+        m(m(m(torch.randn(5, 4)))).sum().backward()
+        s.step()
+    assert s.table()[0]['passes'] == 3
+    assert close(s.table()[0]['std'], truth(kept)[1])
+    assert s._windows.sums[0, 0, :, 0].tolist() == [60, 60]
 
 def test_gradient_accumulation_is_one_step():
     m, x = small(), images()
@@ -268,21 +344,29 @@ def test_gradient_accumulation_is_one_step():
         s.step()
     t = watch(m, x, loss=torch.sum)
     assert s.steps == 1
-    for k in ('mean', 'std', 'rms', 'grad_rms', 'dead'): assert torch.allclose(s.history()[k], t.history()[k], rtol=1e-4, atol=1e-7, equal_nan=True), k
+    for k in ('mean', 'std', 'rms', 'grad_rms', 'dead'):
+        assert torch.allclose(s.history()[k], t.history()[k], rtol=1e-4, atol=1e-7,
+                              equal_nan=True), k
 
 def test_lstm_tuple_dict_and_nothing():
     class Odd(nn.Module):
-        def __init__(self): super().__init__(); self.lstm, self.wrap, self.none = nn.LSTM(3, 4, batch_first=True), Wrap(), Nothing()
-        def forward(self, x): self.none(x); return self.wrap(self.lstm(x))['out']
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.wrap, self.none = nn.LSTM(3, 4, batch_first=True), Wrap(), Nothing()
+        def forward(self, x):
+            self.none(x)
+            return self.wrap(self.lstm(x))['out']
     class Wrap(nn.Module):
-        def forward(self, o): return dict(n=torch.ones(2, dtype=torch.int64), rest=[None, o[1]], out=o[0])
+        def forward(self, o):
+            return dict(n=torch.ones(2, dtype=torch.int64), rest=[None, o[1]], out=o[0])
     class Nothing(nn.Module):
         def forward(self, x): return 'text', 7
     m, x = Odd(), torch.randn(2, 5, 3)
     s = watch(m, x)
     rows = {r['module']: r for r in s.table()}
     out, (h, c) = m.lstm(x)
-    assert close(rows['lstm']['std'], out.detach().double().std(), 1e-5) and close(rows['wrap']['std'], h.detach().double().std(), 1e-5)
+    assert close(rows['lstm']['std'], out.detach().double().std(), 1e-5)
+    assert close(rows['wrap']['std'], h.detach().double().std(), 1e-5)
     assert 'returns tuple without' in rows['none']['note'] and math.isnan(rows['none']['mean'])
 
 def test_validation_and_no_grad_are_not_counted():
@@ -297,12 +381,16 @@ def test_validation_and_no_grad_are_not_counted():
     with ActivationStats(m.eval()) as s:
         m(images())
         with pytest.raises(InputError, match='no pass that counts'): s.history()
-    m.train(); m[0].eval()                                           # a frozen part counts, if the model trains
+    m.train()
+    # a frozen part counts, if the model trains
+    m[0].eval()
     assert watch(m, images()).table()[0]['passes'] == 1
 
 def test_never_called_is_said():
     class Uses(nn.Module):
-        def __init__(self): super().__init__(); self.a, self.b, self.c = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
         def forward(self, x):
             with torch.no_grad(): self.c(x)
             return self.a(x)
@@ -310,11 +398,15 @@ def test_never_called_is_said():
     assert notes == dict(a='', b='never called', c='called only in eval mode or without gradients')
 
 def test_transformer_in_training_and_in_the_fused_path():
-    m = nn.Sequential(nn.Linear(3, 16), nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, dropout=0., batch_first=True), 2, enable_nested_tensor=False), nn.Linear(16, 1))
+    block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0., batch_first=True)
+    m = nn.Sequential(nn.Linear(3, 16), nn.TransformerEncoder(block, 2, enable_nested_tensor=False),
+                      nn.Linear(16, 1))
     x = torch.randn(4, 7, 3)
     s = watch(m, x, x)
     notes = {r['module']: r['note'] for r in s.table()}
-    assert not any(notes.values()) and {'1.layers.0.self_attn', '1.layers.1.self_attn'} <= set(notes)        # attention uses its out_proj without calling it
+    # attention uses its out_proj without calling it
+    assert not any(notes.values())
+    assert {'1.layers.0.self_attn', '1.layers.1.self_attn'} <= set(notes)
     assert all(math.isfinite(r['grad_rms']) for r in s.table() if not r['note'])
     with torch.no_grad():
         plain = m.eval()(x)
@@ -323,11 +415,13 @@ def test_transformer_in_training_and_in_the_fused_path():
 
 def test_copies_and_pickles_are_not_watched():
     m, x = small(), images()
-    with ActivationStats(m) as s, Hooks(find_modules(m), lambda *a: None) as hs, Hook(m[0], lambda *a: None, backward=True):
+    with (ActivationStats(m) as s, Hooks(find_modules(m), lambda *a: None) as hs,
+          Hook(m[0], lambda *a: None, backward=True)):
         m(x).sum().backward(); s.step()
         before = s.table()
         f = io.BytesIO(); torch.save(m, f); f.seek(0)
-        for twin in (copy.deepcopy(m), pickle.loads(pickle.dumps(m)), torch.load(f, weights_only=False)):
+        for twin in (copy.deepcopy(m), pickle.loads(pickle.dumps(m)),
+                     torch.load(f, weights_only=False)):
             assert torch.equal(twin(x), m(x))
             twin(x).sum().backward()
         assert [h.calls for h in hs] == [4]*len(hs)
@@ -342,8 +436,10 @@ def test_not_finite_is_reported_where_and_when(bad):
                 with torch.no_grad(): m[2].bias[0] = bad
             m(torch.randn(5, 3)).sum().backward(); s.step()
     notes = [r['note'] for r in s.table()]
-    assert notes == ['', '', 'not finite from step 2 on'] and not math.isfinite(s.table()[2]['mean'])
-    assert s.histogram('2')[0].sum(1).tolist() == [15, 15, 10, 10]          # the rest is still counted
+    assert notes == ['', '', 'not finite from step 2 on']
+    assert not math.isfinite(s.table()[2]['mean'])
+    # the rest is still counted
+    assert s.histogram('2')[0].sum(1).tolist() == [15, 15, 10, 10]
     for plot in (s.plot_stats, s.plot_grads, s.plot_histograms): plot()
 
 def test_gradient_that_is_not_finite():
@@ -352,13 +448,17 @@ def test_gradient_that_is_not_finite():
     assert s.table()[0]['note'] == 'gradient not finite from step 0 on'
 
 def test_number_of_units_that_changes_is_said():
-    s = watch(nn.ReLU(), torch.randn(2, 3, requires_grad=True), torch.randn(2, 4, requires_grad=True))
-    assert s.table()[0]['note'] == 'had 3 units, then 4: not counted' and s.table()[0]['passes'] == 2
+    s = watch(nn.ReLU(), torch.randn(2, 3, requires_grad=True),
+              torch.randn(2, 4, requires_grad=True))
+    assert s.table()[0]['note'] == 'had 3 units, then 4: not counted'
+    assert s.table()[0]['passes'] == 2
 
 def test_empty_and_integer_batches():
     m = nn.Sequential(nn.Embedding(5, 4), nn.ReLU(), nn.Linear(4, 2))
-    s = watch(m, torch.tensor([[1, 2, 0]]), torch.zeros(0, 3, dtype=torch.int64), torch.tensor([[1, 2, 0]]), loss=torch.sum)
-    assert s.steps == 3 and s.table()[0]['mean'] == s.table()[0]['mean'] and s.units()['1']['units'] == 4
+    s = watch(m, torch.tensor([[1, 2, 0]]), torch.zeros(0, 3, dtype=torch.int64),
+              torch.tensor([[1, 2, 0]]), loss=torch.sum)
+    assert s.steps == 3 and s.table()[0]['mean'] == s.table()[0]['mean']
+    assert s.units()['1']['units'] == 4
 
 def test_one_number_and_unbatched():
     s = watch(nn.Sequential(nn.Linear(3, 1), nn.ReLU(), nn.Flatten(0)), torch.randn(3))
@@ -375,14 +475,20 @@ def test_create_graph_and_retain_graph():
 def test_checkpointed():
     from torch.utils.checkpoint import checkpoint
     m, x = small(), images()
-    with ActivationStats(m) as s: checkpoint(m, x, use_reentrant=False).sum().backward(); s.step()
-    assert s.table()[0]['passes'] == 1 and s.units()['1']['units'] == 4      # the recomputation is no call
-    assert not any(r['note'] for r in s.table()) and all(math.isfinite(r['grad_rms']) for r in s.table())
+    with ActivationStats(m) as s:
+        checkpoint(m, x, use_reentrant=False).sum().backward()
+        s.step()
+    assert s.table()[0]['passes'] == 1
+    assert s.units()['1']['units'] == 4  # the recomputation is no call
+    assert not any(r['note'] for r in s.table())
+    assert all(math.isfinite(r['grad_rms']) for r in s.table())
 
 # ---- use -------------------------------------------------------------------------------------
 
-def data(n=64): return TensorLoader(torch.randn(n, 1, 8, 8), torch.randint(0, 3, (n,)), 16)
-def learner(m, cbs=(), valid=None, lr=.1): return Learner(m, data(), valid, F.cross_entropy, torch.optim.SGD(m.parameters(), lr=lr), cbs)
+def data(n=64):
+    return TensorLoader(torch.randn(n, 1, 8, 8), torch.randint(0, 3, (n,)), 16)
+def learner(m, cbs=(), valid=None, lr=.1):
+    return Learner(m, data(), valid, F.cross_entropy, torch.optim.SGD(m.parameters(), lr=lr), cbs)
 
 def test_callback_counts_training_only_and_goes_on():
     m, s = small(), ActivationStats()
@@ -409,16 +515,23 @@ def test_callback_keeps_the_pass_that_diverged():
     with pytest.raises(DivergedError): learner(m, [s]).fit(1)
     assert [r['note'] for r in s.table()][:4] == ['', '', '', 'not finite from step 0 on']
 
-@pytest.mark.parametrize('kwargs, says', [(dict(rows=3), 'rows is 3'), (dict(rows=0), 'rows is 0'), (dict(sample=0), 'sample is 0'), (dict(bins=30), 'bins is 30')])
+@pytest.mark.parametrize('kwargs, says', [(dict(rows=3), 'rows is 3'), (dict(rows=0), 'rows is 0'),
+                                          (dict(sample=0), 'sample is 0'),
+                                          (dict(bins=30), 'bins is 30')])
 def test_bad_arguments(kwargs, says):
-    with pytest.raises(InputError, match=says): ActivationStats(small(), **kwargs)
+    with pytest.raises(InputError, match=says):
+        ActivationStats(small(), **kwargs)
 
 def test_without_a_model_or_data():
-    with pytest.raises(InputError, match='no model'): ActivationStats().__enter__()
+    with pytest.raises(InputError, match='no model'):
+        ActivationStats().__enter__()
     with pytest.raises(InputError, match='no model'): ActivationStats().step()
-    with pytest.raises(InputError, match='nothing yet'): ActivationStats().history()
-    with pytest.raises(InputError, match='no pass that counts'): ActivationStats(small()).table()
-    with pytest.raises(InputError, match='no shape yet'): ActivationStats(nn.LazyLinear(3))
+    with pytest.raises(InputError, match='nothing yet'):
+        ActivationStats().history()
+    with pytest.raises(InputError, match='no pass that counts'):
+        ActivationStats(small()).table()
+    with pytest.raises(InputError, match='no shape yet'):
+        ActivationStats(nn.LazyLinear(3))
     s = watch(small(), images())
     with pytest.raises(InputError, match='no module'): s.histogram('x')
     with pytest.raises(InputError, match='last is 0'): s.table(last=0)
@@ -433,7 +546,8 @@ def test_plots_draw_what_is_there():
         warnings.simplefilter('error')
         assert len(s.plot_stats()[0].get_lines()) == 6 and len(s.plot_grads()[0].get_lines()) == 6
         assert len(s.plot_dead()[0].get_lines()) == 2 and len(s.plot_updates()[0].get_lines()) == 4
-        assert s.plot_histograms(['0', '1']).shape == (1, 2) and len(s.plot_updates(vectors=True)[0].get_lines()) == 7
+        assert s.plot_histograms(['0', '1']).shape == (1, 2)
+        assert len(s.plot_updates(vectors=True)[0].get_lines()) == 7
         plt.gcf().canvas.draw()
     plt.close('all')
 
@@ -441,15 +555,24 @@ def test_plots_draw_what_is_there():
 
 class Residual(nn.Module):
     "One ReLU in two places, as in torchvision."
-    def __init__(self, out=8): super().__init__(); self.c1, self.c2, self.relu = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, out, 3, padding=1), nn.ReLU(inplace=True)
-    def forward(self, x): y = self.c2(self.relu(self.c1(x))); return self.relu(y + x if y.shape == x.shape else y)
+    def __init__(self, out=8):
+        super().__init__()
+        self.c1 = nn.Conv2d(8, 8, 3, padding=1)
+        self.c2 = nn.Conv2d(8, out, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+    def forward(self, x):
+        y = self.c2(self.relu(self.c1(x)))
+        return self.relu(y + x if y.shape == x.shape else y)
 
 def test_a_vector_is_a_batch_of_one_unit():
     class Classifier(nn.Module):
-        def __init__(self): super().__init__(); self.fc, self.act = nn.Linear(5, 1), nn.Sigmoid()
+        def __init__(self):
+            super().__init__()
+            self.fc, self.act = nn.Linear(5, 1), nn.Sigmoid()
         def forward(self, x): return self.act(self.fc(x).squeeze(-1))
     s = watch(Classifier(), *[torch.randn(n, 5) for n in (64, 64, 40, 64)])
-    assert s.history()['dead'][:, 1].tolist() == [0]*4 and s.table()[1]['units'] == 1 and not s.table()[1]['note']
+    assert s.history()['dead'][:, 1].tolist() == [0]*4
+    assert s.table()[1]['units'] == 1 and not s.table()[1]['note']
 
 def test_an_activation_in_two_places_has_units_in_each():
     m = Residual(out=32)
@@ -458,14 +581,17 @@ def test_an_activation_in_two_places_has_units_in_each():
         m.c2.bias[[0, 31]] = -1000.
     s = watch(m, *[torch.randn(4, 8, 6, 6) for _ in range(5)])
     row, units = s.table()[2], s.units()
-    assert [units[f'relu, call {i}']['units'] for i in (1, 2)] == [8, 32] and (row['units'], row['dead']) == (40, 4)
+    assert [units[f'relu, call {i}']['units'] for i in (1, 2)] == [8, 32]
+    assert (row['units'], row['dead']) == (40, 4)
     assert units['relu, call 1']['dead'] == [2, 3] and units['relu, call 2']['dead'] == [0, 31]
     assert row['note'] == '2 calls in a pass: moments of all, units of each' and row['passes'] == 10
     assert s.history()['dead'][:, 2].tolist() == [.1]*5
 
 def test_widths_that_change_are_not_counted_at_all():
-    s = watch(nn.ReLU(), torch.randn(4, 8, requires_grad=True), torch.randn(4, 32, requires_grad=True))
-    assert s.table()[0]['note'] == 'had 8 units, then 32: not counted' and s.table()[0]['units'] is None and not s.units()
+    s = watch(nn.ReLU(), torch.randn(4, 8, requires_grad=True),
+              torch.randn(4, 32, requires_grad=True))
+    assert s.table()[0]['note'] == 'had 8 units, then 32: not counted'
+    assert s.table()[0]['units'] is None and not s.units()
     assert all(s.history()[k][:, 0].isnan().all() for k in ('dead', 'always_negative', 'saturated'))
 
 def test_a_window_that_saw_no_input_is_nan():
@@ -477,7 +603,8 @@ def test_a_window_that_saw_no_input_is_nan():
     with ActivationStats(m) as s:
         for i in range(3): m(x, i).sum().backward(); s.step()
     dead = s.history()['dead'][:, 0]
-    assert dead[[0, 2]].tolist() == [1, 1] and dead[1].isnan() and s.units(last=1)['act']['dead'] == [0, 1]
+    assert dead[[0, 2]].tolist() == [1, 1] and dead[1].isnan()
+    assert s.units(last=1)['act']['dead'] == [0, 1]
 
 def test_an_activation_in_two_places_is_said_and_accumulation_is_not():
     m = Residual()
@@ -499,22 +626,35 @@ def test_last_covers_at_least_so_many_steps():
     m = nn.Identity()
     for n in range(1, 30):
         with ActivationStats(nn.Sequential(m, nn.ReLU()), rows=4) as s:
-            for i in range(n): s.model(torch.full((2, 1), float(i), requires_grad=True)).sum().backward(); s.step()
+            for i in range(n):
+                s.model(torch.full((2, 1), float(i), requires_grad=True)).sum().backward()
+                s.step()
         for last in range(1, n + 1):
             used = s._used(last)
-            assert used.start*s.every <= n - last < (used.start + 1)*s.every and used.stop == -(-n//s.every)
+            assert used.start*s.every <= n - last < (used.start + 1)*s.every
+            assert used.stop == -(-n//s.every)
 
 @pytest.mark.parametrize('layer, shape, then', [
-    (nn.Conv2d(1, 12, 4, 4), (8, 1, 28, 28), lambda y: y.flatten(2).transpose(1, 2)), (nn.Conv2d(1, 12, 4), (8, 1, 9, 9), lambda y: y.permute(0, 2, 3, 1)),
-    (nn.Conv2d(1, 12, 4), (8, 1, 9, 9), lambda y: y.flatten(2)), (nn.Conv2d(1, 12, 4), (1, 9, 9), lambda y: y), (nn.Conv1d(1, 12, 3), (8, 1, 9), lambda y: y.mT),
-    (nn.Conv1d(1, 12, 3), (1, 9), lambda y: y), (nn.Linear(5, 12), (8, 9, 5), lambda y: y.transpose(1, -1)), (nn.Linear(5, 12), (8, 3, 3, 5), lambda y: y.movedim(-1, 1)),
-    (nn.Linear(5, 12), (8, 9, 5), lambda y: y.view(8, 3, 3, 12)), (nn.Linear(5, 12), (8, 5), lambda y: y.T), (nn.Conv2d(1, 12, 4), (8, 1, 9, 9), lambda y: 2*y.mean((2, 3)) + 1)])
+    (nn.Conv2d(1, 12, 4, 4), (8, 1, 28, 28), lambda y: y.flatten(2).transpose(1, 2)),
+    (nn.Conv2d(1, 12, 4), (8, 1, 9, 9), lambda y: y.permute(0, 2, 3, 1)),
+    (nn.Conv2d(1, 12, 4), (8, 1, 9, 9), lambda y: y.flatten(2)),
+    (nn.Conv2d(1, 12, 4), (1, 9, 9), lambda y: y),
+    (nn.Conv1d(1, 12, 3), (8, 1, 9), lambda y: y.mT),
+    (nn.Conv1d(1, 12, 3), (1, 9), lambda y: y),
+    (nn.Linear(5, 12), (8, 9, 5), lambda y: y.transpose(1, -1)),
+    (nn.Linear(5, 12), (8, 3, 3, 5), lambda y: y.movedim(-1, 1)),
+    (nn.Linear(5, 12), (8, 9, 5), lambda y: y.view(8, 3, 3, 12)),
+    (nn.Linear(5, 12), (8, 5), lambda y: y.T),
+    (nn.Conv2d(1, 12, 4), (8, 1, 9, 9), lambda y: 2*y.mean((2, 3)) + 1)])
 def test_units_are_followed_through_reshapes(layer, shape, then):
     class Net(nn.Module):
-        def __init__(self): super().__init__(); self.layer, self.act = layer, nn.ReLU()
+        def __init__(self):
+            super().__init__()
+            self.layer, self.act = layer, nn.ReLU()
         def forward(self, x): return self.act(then(self.layer(x)))
     with torch.no_grad(): layer.bias.fill_(9.); layer.bias[[2, 3]] = -100.
-    assert watch(Net(), torch.randn(shape)).units()['act'] == dict(units=12, dead=[2, 3], always_negative=[])
+    assert watch(Net(), torch.randn(shape)).units()['act'] == dict(
+        units=12, dead=[2, 3], always_negative=[])
 
 def test_units_split_apart_fall_back():
     m = nn.Sequential(nn.Linear(5, 12), nn.Unflatten(1, (3, 4)), nn.ReLU(), nn.Flatten(), nn.ReLU())
@@ -524,15 +664,18 @@ def test_units_split_apart_fall_back():
 def test_a_second_model_is_refused_and_a_part_is_not():
     s, m = ActivationStats(), small()
     learner(m, [s]).fit(1)
-    with pytest.raises(InputError, match='another model'): learner(small(), [s]).fit(1)
+    with pytest.raises(InputError, match='another model'):
+        learner(small(), [s]).fit(1)
     assert s.steps == 4 and hooks_on(m) == 0
     part = ActivationStats(m[3:])
     learner(m, [ActivationStats(m[0])]).fit(1)
-    with pytest.raises(InputError, match='another model'): learner(m, [part]).fit(1)          # a slice is a new module
+    with pytest.raises(InputError, match='another model'):
+        learner(m, [part]).fit(1)          # a slice is a new module
 
 def test_a_hook_can_be_put_on_again():
     m = small()
-    for make in (lambda: Hook(m[0], lambda *a: None), lambda: Hooks(find_modules(m), lambda *a: None)):
+    for make in (lambda: Hook(m[0], lambda *a: None),
+                 lambda: Hooks(find_modules(m), lambda *a: None)):
         h = make()
         with h: m(images())
         m(images())
@@ -541,9 +684,13 @@ def test_a_hook_can_be_put_on_again():
 
 def test_find_modules_by_types_names_and_modules_in_any_mixture():
     m = small()
-    assert list(find_modules(m, [nn.ReLU])) == ['1', '4'] and list(find_modules(m, '3')) == ['3'] == list(find_modules(m, m[3])) and list(find_modules(m, [nn.Linear, '0', m[1]])) == ['0', '1', '3', '5']
-    with pytest.raises(InputError, match='expected a module type'): ActivationStats(where=5)
-    with pytest.raises(InputError, match='expected a module type'): find_modules(m, [5])
+    assert list(find_modules(m, [nn.ReLU])) == ['1', '4']
+    assert list(find_modules(m, '3')) == ['3'] == list(find_modules(m, m[3]))
+    assert list(find_modules(m, [nn.Linear, '0', m[1]])) == ['0', '1', '3', '5']
+    with pytest.raises(InputError, match='expected a module type'):
+        ActivationStats(where=5)
+    with pytest.raises(InputError, match='expected a module type'):
+        find_modules(m, [5])
 
 @pytest.mark.parametrize('own', [False, True])
 def test_a_module_is_called_by_its_owner_only(own):
@@ -551,7 +698,10 @@ def test_a_module_is_called_by_its_owner_only(own):
         def __init__(self):
             super().__init__(); self.calls, self.modes = 0, set()
             self.leak = nn.Parameter(torch.tensor(.2)) if own else 0.
-        def forward(self, x): self.calls += 1; self.modes.add(self.training); return torch.where(x > 0, x, self.leak*x)
+        def forward(self, x):
+            self.calls += 1
+            self.modes.add(self.training)
+            return torch.where(x > 0, x, self.leak*x)
     m = nn.Sequential(nn.Linear(6, 6), Counting())
     s = watch(m, *[torch.randn(4, 6) for _ in range(7)], sample=1)
     s.units(); s.history(); s.table()
@@ -561,7 +711,10 @@ def test_a_learned_slope_is_the_present_one():
     m = nn.Sequential(nn.Identity(), nn.PReLU(init=0.))
     opt = torch.optim.SGD(m.parameters(), lr=.1)
     with ActivationStats(m) as s:
-        for i in range(2): m((-torch.ones(3, 2)).requires_grad_()).sum().backward(); opt.step(); s.step()
+        for i in range(2):
+            m((-torch.ones(3, 2)).requires_grad_()).sum().backward()
+            opt.step()
+            s.step()
     assert s.history()['dead'][:, 1].tolist() == [1, 0]
 
 def test_plots_of_many_layers():
@@ -574,7 +727,8 @@ def test_plots_of_many_layers():
         for plot in (s.plot_stats, s.plot_grads, s.plot_dead, s.plot_updates):
             fig = plot()[0].figure
             fig.canvas.draw()
-            assert len(fig.legends[0].get_texts()) <= 11 and fig.legends[0].get_window_extent().height < fig.bbox.height
+            assert len(fig.legends[0].get_texts()) <= 11
+            assert fig.legends[0].get_window_extent().height < fig.bbox.height
     plt.close('all')
 
 # ---- kinds of fault that users met ------------------------------------------------------------
@@ -584,17 +738,21 @@ def test_signals_of_any_size_are_measured(scale):
     m, x = nn.Identity(), (torch.randn(100, 100)*scale).requires_grad_()
     with ActivationStats(m) as s: m(x).sum().backward(); s.step()
     row = s.table()[0]
-    assert row['std']/scale == pytest.approx(1, abs=.05) and row['rms']/scale == pytest.approx(1, abs=.05) and not row['note']
+    assert row['std']/scale == pytest.approx(1, abs=.05)
+    assert row['rms']/scale == pytest.approx(1, abs=.05) and not row['note']
 
 def test_an_empty_batch_is_skipped_and_what_follows_counts():
     m, both = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU()), torch.tensor([[1.], [-1.]])
     with torch.no_grad(): m[0].weight.copy_(both)
     with ActivationStats(m) as s:
-        for x in (torch.ones(4, 1), torch.ones(0, 1), both): m(x).sum().backward(); s.step()
+        for x in (torch.ones(4, 1), torch.ones(0, 1), both):
+            m(x).sum().backward()
+            s.step()
     assert s.units()['1']['dead'] == [] and not any(r['note'] for r in s.table())
 
 def test_the_losses_gradient_is_told_from_one_inside_it():
-    m, x, outs = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), torch.randn(10, 3, requires_grad=True), []
+    m = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    x, outs = torch.randn(10, 3, requires_grad=True), []
     def penalty(out):
         g, = torch.autograd.grad(out.sum(), x, create_graph=True)
         return out.mean() + 10*((g.norm(dim=1) - 1)**2).mean()
@@ -604,30 +762,38 @@ def test_the_losses_gradient_is_told_from_one_inside_it():
     assert s.table()[2]['grad_rms'] == pytest.approx(true, rel=1e-4)
 
 def test_layers_unfrozen_or_replaced_between_fits_appear():
-    m = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)); m[0].requires_grad_(False)
+    m = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    m[0].requires_grad_(False)
     s = ActivationStats(m)
     def train():
         opt = torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=.1)
-        with s: m(torch.randn(8, 4)).square().sum().backward(); opt.step(); s.step()
+        with s:
+            m(torch.randn(8, 4)).square().sum().backward()
+            opt.step()
+            s.step()
     train()
     assert s.parameters == ['2.weight', '2.bias']
     m[0].requires_grad_(True); m[2].weight = nn.Parameter(torch.randn(2, 8))
     train()
     ratios = s.history()['update_ratio']
-    assert s.parameters == ['2.weight', '2.bias', '0.weight', '0.bias'] and ratios[1].isfinite().all() and ratios[0, 2:].isnan().all()
+    assert s.parameters == ['2.weight', '2.bias', '0.weight', '0.bias']
+    assert ratios[1].isfinite().all() and ratios[0, 2:].isnan().all()
 
 def test_what_was_recorded_still_answers_from_a_copy():
     m = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     with ActivationStats(m) as s:
         m(torch.randn(8, 4)).sum().backward(); s.step()
         while_watching = copy.deepcopy(s)
-    for other in (copy.deepcopy(s), pickle.loads(pickle.dumps(s)), while_watching): assert str(other.table()) == str(s.table()) and not other._handles
+    for other in (copy.deepcopy(s), pickle.loads(pickle.dumps(s)), while_watching):
+        assert str(other.table()) == str(s.table()) and not other._handles
 
 # ---- units: known, or said to be unknown -------------------------------------------------------
 
 def net_of(layer, act, then=lambda y: y):
     class Net(nn.Module):
-        def __init__(self): super().__init__(); self.layer, self.act = layer, act
+        def __init__(self):
+            super().__init__()
+            self.layer, self.act = layer, act
         def forward(self, x): return self.act(then(self.layer(x)))
     return Net()
 
@@ -641,7 +807,8 @@ def planted(layer, units=(2, 3)):
     (nn.Linear(5, 12, bias=False), (8, 9, 5), lambda y: y, True),
     (nn.Linear(5, 12, bias=False), (8, 9, 5), lambda y: y.transpose(1, 2), True),
     (nn.Linear(5, 12, bias=False), (8, 3, 3, 5), lambda y: y, True),
-    (nn.Conv2d(1, 12, 3, bias=False), (8, 1, 9, 9), lambda y: F.interpolate(y, scale_factor=2), True),
+    (nn.Conv2d(1, 12, 3, bias=False), (8, 1, 9, 9), lambda y: F.interpolate(y, scale_factor=2),
+     True),
     (nn.Conv2d(1, 12, 3), (8, 1, 9, 9), lambda y: F.max_pool2d(F.pad(y, (1, 1, 1, 1)), 2), False),
     (nn.Conv2d(1, 12, 3), (8, 1, 9, 9), lambda y: y.permute(0, 2, 3, 1).contiguous(), False),
     (nn.Conv2d(1, 12, 3), (8, 1, 9, 9), lambda y: y*torch.ones(12, 1, 1), False)])
@@ -651,15 +818,20 @@ def test_units_of_layers_without_bias_and_behind_what_keeps_them(layer, shape, t
     assert s.units()['act']['units'] == 12 and s.units()['act']['dead'][:2] == [2, 3]
     assert not s.table()[1]['note']
 
-@pytest.mark.parametrize('equation, d', [('oi,bti->bto', 2), ('bti,oi->bto', 2), ('oi,bti->bot', 1)])
+@pytest.mark.parametrize('equation, d', [('oi,bti->bto', 2), ('bti,oi->bto', 2),
+                                         ('oi,bti->bot', 1)])
 def test_units_of_einsum(equation, d):
     class Product(nn.Module):
-        def __init__(self): super().__init__(); self.w, self.act = nn.Parameter(torch.rand(12, 5)), nn.ReLU()
+        def __init__(self):
+            super().__init__()
+            self.w, self.act = nn.Parameter(torch.rand(12, 5)), nn.ReLU()
         def forward(self, x):
-            return self.act(torch.einsum(equation, *((self.w, x) if equation.startswith('oi') else (x, self.w))))
+            return self.act(torch.einsum(equation, *((self.w, x) if equation.startswith('oi')
+                                                     else (x, self.w))))
     m = Product()
     with torch.no_grad(): m.w[[2, 3]] *= -1
-    assert watch(m, torch.rand(8, 9, 5)).units()['act'] == dict(units=12, dead=[2, 3], always_negative=[])
+    assert watch(m, torch.rand(8, 9, 5)).units()['act'] == dict(
+        units=12, dead=[2, 3], always_negative=[])
 
 def test_an_unknown_dimension_is_said_and_can_be_told():
     m = net_of(nn.Conv2d(1, 12, 3), nn.ReLU(), lambda y: F.pixel_shuffle(y, 2))
@@ -669,9 +841,12 @@ def test_an_unknown_dimension_is_said_and_can_be_told():
         s = watch(m, x, unit_dim=unit_dim)
         assert s.units()['act']['units'] == 3 and not s.table()[1]['note']
     assert watch(m, x, unit_dim=-1).units()['act']['units'] == 8
-    with pytest.raises(InputError, match="unit_dim names relu, expected some of"): ActivationStats(m, unit_dim={'relu': 1})
-    with pytest.raises(InputError, match="unit_dim is 7 for .act., whose input has 4"): watch(m, x, unit_dim=7)
-    with pytest.raises(InputError, match='unit_dim is 1.5'): ActivationStats(m, unit_dim=1.5)
+    with pytest.raises(InputError, match="unit_dim names relu, expected some of"):
+        ActivationStats(m, unit_dim={'relu': 1})
+    with pytest.raises(InputError, match="unit_dim is 7 for .act., whose input has 4"):
+        watch(m, x, unit_dim=7)
+    with pytest.raises(InputError, match='unit_dim is 1.5'):
+        ActivationStats(m, unit_dim=1.5)
 
 def test_units_that_met_a_nan_are_their_own_class():
     x = torch.ones(4, 3)
@@ -679,7 +854,8 @@ def test_units_that_met_a_nan_are_their_own_class():
     s = watch(nn.LeakyReLU(.1), x.requires_grad_())
     assert s.units()['(model)'] == dict(units=3, dead=[], always_negative=[2], nan=[1])
     row = s.table()[0]
-    assert (row['dead'], row['always_negative'], row['nan']) == (0, 1, 1) and '1 units have met a nan' in row['note']
+    assert (row['dead'], row['always_negative'], row['nan']) == (0, 1, 1)
+    assert '1 units have met a nan' in row['note']
     assert s.history()['nan'][0, 0] == pytest.approx(1/3)
 
 def test_a_step_that_was_not_judged_is_not_counted():
@@ -695,7 +871,9 @@ def test_a_step_that_was_not_judged_is_not_counted():
 @pytest.mark.parametrize('times', [2, 3, 40])
 def test_an_activation_called_again_and_again_has_units_in_each_call(times):
     class Loop(nn.Module):
-        def __init__(self): super().__init__(); self.act, self.lin = nn.ReLU(), nn.Linear(4, 4)
+        def __init__(self):
+            super().__init__()
+            self.act, self.lin = nn.ReLU(), nn.Linear(4, 4)
         def forward(self, x):
             for i in range(times): x = self.act(x - 1000.*(i == 1))
             return self.lin(x)
@@ -709,17 +887,25 @@ def test_an_activation_called_again_and_again_has_units_in_each_call(times):
 @pytest.mark.parametrize('shape', [(6, 1, 1), (1, 6, 1, 1), (6, 5, 5), (1,), ()])
 def test_activations_with_parameters_of_any_shape(shape):
     class Slope(nn.Module):
-        def __init__(self): super().__init__(); self.slope = nn.Parameter(torch.zeros(shape))
+        def __init__(self):
+            super().__init__()
+            self.slope = nn.Parameter(torch.zeros(shape))
         def forward(self, x): return torch.where(x > 0, x, self.slope*x)
     m = nn.Sequential(planted(nn.Conv2d(1, 6, 3)), Slope())
-    assert watch(m, torch.randn(4, 1, 7, 7)).units()['1'] == dict(units=6, dead=[2, 3], always_negative=[])
+    assert watch(m, torch.randn(4, 1, 7, 7)).units()['1'] == dict(
+        units=6, dead=[2, 3], always_negative=[])
 
 def test_functional_activations_are_said():
     class Half(nn.Module):
-        def __init__(self): super().__init__(); self.a, self.act, self.b, self.rnn = nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3), nn.LSTM(3, 3)
-        def forward(self, x): return F.silu(self.rnn(torch.relu(self.b(self.act(self.a(x)))))[0])
+        def __init__(self):
+            super().__init__()
+            self.a, self.act = nn.Linear(4, 8), nn.GELU()
+            self.b, self.rnn = nn.Linear(8, 3), nn.LSTM(3, 3)
+        def forward(self, x):
+            return F.silu(self.rnn(torch.relu(self.b(self.act(self.a(x)))))[0])
     s = watch(Half(), torch.randn(5, 4), torch.randn(5, 4))
-    assert s.functions == ['relu', 'silu'] and 'functions (relu, silu), which no hook sees' in str(s.table())
+    assert s.functions == ['relu', 'silu']
+    assert 'functions (relu, silu), which no hook sees' in str(s.table())
     s = watch(small(), images())
     assert s.functions == [] and not s.table().summary()
 
@@ -727,7 +913,8 @@ def test_functional_activations_are_said():
 
 def grads_of(run):
     torch.manual_seed(4)
-    m, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(10, 3, requires_grad=True)
+    m = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    x = torch.randn(10, 3, requires_grad=True)
     with ActivationStats(m) as s: run(m, x); s.step()
     return [r['grad_rms'] for r in s.table()]
 
@@ -747,7 +934,8 @@ def test_saliency_and_other_inner_gradients_are_not_the_losses():
         torch.autograd.grad(torch.func.functional_call(m, p, x).square().mean(), list(p.values()))
     def to_weights(m, x): torch.autograd.grad(loss(m, x), list(m.parameters()))
     def one(m, x): loss(m, x).backward(inputs=[m[0].weight])
-    for run in (before, after, functional, to_weights, one): assert grads_of(run) == pytest.approx(plain), run.__name__
+    for run in (before, after, functional, to_weights, one):
+        assert grads_of(run) == pytest.approx(plain), run.__name__
     only = grads_of(lambda m, x: torch.autograd.grad(m(x).sum(), x))
     assert all(math.isnan(v) for v in only)
 
@@ -761,14 +949,17 @@ def test_what_the_loss_was_multiplied_by_is_taken_out(how):
     with ActivationStats(m) as s:
         (1024*m(x).square().mean()).backward()
         s.step(scale=dict(number=1024., tensor=torch.tensor(1024.), scaler=Scaler())[how])
-        (m(x)*math.inf).sum().backward(); s.step(scale=1024.)        # a step that the scaler skips
-    assert [r['grad_rms'] for r in s.table()] == pytest.approx(plain) and not any(r['note'] for r in s.table())
+        (m(x)*math.inf).sum().backward()
+        s.step(scale=1024.)        # a step that the scaler skips
+    assert [r['grad_rms'] for r in s.table()] == pytest.approx(plain)
+    assert not any(r['note'] for r in s.table())
     assert s.history()['param_grad_rms'].isfinite().all(1).tolist() == [True, False]
     with pytest.raises(InputError, match='scale is 0'): s.step(scale=0)
 
 def test_vmap_is_refused():
     m = small()
-    with ActivationStats(m), pytest.raises(InputError, match='vmap'): torch.vmap(m)(torch.randn(4, 1, 1, 8, 8))
+    with ActivationStats(m), pytest.raises(InputError, match='vmap'):
+        torch.vmap(m)(torch.randn(4, 1, 1, 8, 8))
 
 # ---- compiled --------------------------------------------------------------------------------
 
@@ -780,7 +971,8 @@ def test_compiled_models_are_watched(first):
     if first: c(images())
     with ActivationStats(c) as s, Hook(m[1], lambda *a: None) as h:
         for _ in range(2): c(images()).sum().backward(); s.step()
-    assert h.calls == 2 and s.names == ['0', '1', '2', '3', '4', '5'] and [r['passes'] for r in s.table()] == [2]*6
+    assert h.calls == 2 and s.names == ['0', '1', '2', '3', '4', '5']
+    assert [r['passes'] for r in s.table()] == [2]*6
     c(images())
     assert h.calls == 2
     s = ActivationStats()
@@ -792,18 +984,26 @@ def test_compiled_models_are_watched(first):
 def test_samples_are_bounded_and_fair():
     m, x = nn.Identity(), torch.randn(600, 100, 7)*3 + 1
     with ActivationStats(m) as s:
-        for _ in range(30): m(x.clone().requires_grad_()).sum().backward(); s.step()
+        for _ in range(30):
+            m(x.clone().requires_grad_()).sum().backward()
+            s.step()
     n = s._windows.sums[:30, 0, 0, 0]
     row = s.table()[0]
     assert n.max() <= 2**13 and n.min() > 2**12
-    assert row['mean'] == pytest.approx(x.mean().item(), abs=5*3/math.sqrt(n.sum())) and row['std'] == pytest.approx(3, rel=.02)
+    assert row['mean'] == pytest.approx(x.mean().item(), abs=5*3/math.sqrt(n.sum()))
+    assert row['std'] == pytest.approx(3, rel=.02)
 
 def test_parameters_gradients_and_updates():
     m, x = nn.Linear(4, 3), torch.randn(8, 4)
     opt = torch.optim.SGD(m.parameters(), lr=.1)
-    with ActivationStats(m) as s: m(x).square().sum().backward(); before = m.weight.detach().clone(); opt.step(); s.step()
+    with ActivationStats(m) as s:
+        m(x).square().sum().backward()
+        before = m.weight.detach().clone()
+        opt.step()
+        s.step()
     w, b = s.updates()
-    assert w['rms'] == pytest.approx(before.square().mean().sqrt().item()) and w['elements'] == 12 and w['kind'] == 'Linear'
+    assert w['rms'] == pytest.approx(before.square().mean().sqrt().item())
+    assert w['elements'] == 12 and w['kind'] == 'Linear'
     assert w['grad_rms'] == pytest.approx(m.weight.grad.square().mean().sqrt().item())
     assert w['update_ratio'] == pytest.approx(.1*w['grad_rms']/w['rms'], rel=1e-4)
     moved = math.sqrt((.1*m.weight.grad).square().sum() + (.1*m.bias.grad).square().sum())
@@ -819,15 +1019,22 @@ def test_saved_and_loaded(tmp_path):
     s = watch(m, *[torch.randn(4, 8, 6, 6) for _ in range(9)], rows=4)
     s.save(tmp_path/'s.pt')
     t = ActivationStats.load(tmp_path/'s.pt')
-    for last in (None, 3): assert t.units(last) == s.units(last) and str(t.table(last)) == str(s.table(last))
-    assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(s.history().values(), t.history().values()))
-    assert str(t.updates()) == str(s.updates()) and torch.equal(t.histogram('c1')[0], s.histogram('c1')[0])
-    for plot in (t.plot_stats, t.plot_grads, t.plot_dead, t.plot_updates, t.plot_histograms): plot()
+    for last in (None, 3):
+        assert t.units(last) == s.units(last) and str(t.table(last)) == str(s.table(last))
+    assert all(torch.equal(a.nan_to_num(), b.nan_to_num())
+               for a, b in zip(s.history().values(), t.history().values()))
+    assert str(t.updates()) == str(s.updates())
+    assert torch.equal(t.histogram('c1')[0], s.histogram('c1')[0])
+    for plot in (t.plot_stats, t.plot_grads, t.plot_dead, t.plot_updates, t.plot_histograms):
+        plot()
     plt.close('all')
     for bad in (b'nothing', pickle.dumps({'a': 1})):
         (tmp_path/'bad.pt').write_bytes(bad)
-        with pytest.raises(InputError, match='bad.pt is not a file that ActivationStats.save wrote'): ActivationStats.load(tmp_path/'bad.pt')
-    with pytest.raises(FileNotFoundError): ActivationStats.load(tmp_path/'none.pt')
+        with pytest.raises(InputError,
+                           match='bad.pt is not a file that ActivationStats.save wrote'):
+            ActivationStats.load(tmp_path/'bad.pt')
+    with pytest.raises(FileNotFoundError):
+        ActivationStats.load(tmp_path/'none.pt')
 
 def test_to_frame_and_tensorboard(monkeypatch):
     s, seen = watch(small(), images(), images()), []
@@ -835,27 +1042,37 @@ def test_to_frame_and_tensorboard(monkeypatch):
         def add_scalar(self, tag, value, step): seen.append((tag, value, step))
     s.to_tensorboard(Writer())
     h = s.history()
-    assert ('std/0', h['std'][1, 0].item(), 1) in seen and len(seen) == sum(int((~v.isnan()).sum()) for k, v in h.items() if k != 'step')
+    assert ('std/0', h['std'][1, 0].item(), 1) in seen
+    assert len(seen) == sum(int((~v.isnan()).sum()) for k, v in h.items() if k != 'step')
     import sys, types
     monkeypatch.setitem(sys.modules, 'pandas', types.SimpleNamespace(DataFrame=list))
     rows = s.to_frame()
-    assert dict(step=1, name='0', statistic='std', value=h['std'][1, 0].item()) in rows and len(rows) == len(seen)
+    assert dict(step=1, name='0', statistic='std', value=h['std'][1, 0].item()) in rows
+    assert len(rows) == len(seen)
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
-    with pytest.raises(InputError, match='pip install tensorboard'): s.to_tensorboard('folder')
+    with pytest.raises(InputError, match='pip install tensorboard'):
+        s.to_tensorboard('folder')
 
 def test_scripting_a_watched_model_is_refused_and_speaks_of_the_hook():
     m = small().eval()
-    with Hook(m[1], lambda *a: None), pytest.raises(InputError, match='TorchScript'): torch.jit.script(m)
-    with pytest.raises(InputError, match='before it is scripted'): Hook(torch.jit.script(m), lambda *a: None)
+    with Hook(m[1], lambda *a: None), pytest.raises(InputError, match='TorchScript'):
+        torch.jit.script(m)
+    with pytest.raises(InputError, match='before it is scripted'):
+        Hook(torch.jit.script(m), lambda *a: None)
     assert hooks_on(m) == 0
 
 def test_one_strange_layer_never_stops_the_others():
     class Strange(nn.Module):
         def __init__(self, what): super().__init__(); self.what = what
         def forward(self, x): self.what(x); return self.what(x)
-    for what in (lambda x: x.to_sparse(), lambda x: torch.nested.nested_tensor([x, x[:1]], layout=torch.jagged), lambda x: x.bool(), lambda x: None):
+    for what in (lambda x: x.to_sparse(),
+                 lambda x: torch.nested.nested_tensor([x, x[:1]], layout=torch.jagged),
+                 lambda x: x.bool(), lambda x: None):
         class Net(nn.Module):
-            def __init__(self): super().__init__(); self.odd, self.lin = Strange(what), nn.Linear(3, 2)
+            def __init__(self):
+                super().__init__()
+                self.odd, self.lin = Strange(what), nn.Linear(3, 2)
             def forward(self, x): self.odd(x); return self.lin(x)
         s = watch(Net(), torch.randn(4, 3))
-        assert s.table()[0]['note'] and s.table()[1]['passes'] == 1 and math.isfinite(s.table()[1]['grad_rms'])
+        assert s.table()[0]['note'] and s.table()[1]['passes'] == 1
+        assert math.isfinite(s.table()[1]['grad_rms'])
