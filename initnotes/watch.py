@@ -18,7 +18,7 @@ from .report import InputError, Report
 from .core import Moments
 from .layers import EMBEDDINGS, NORMS, RECURRENT, Where
 from .layers import _wanted, find_modules, kinds, local
-from .training import Callback, Learner
+from .learner import Callback, Learner
 from .hooks import _Called, _Uncompiled, first_tensor
 
 # %% ../nbs/07a_watch.ipynb #3da7f5a6
@@ -179,11 +179,14 @@ def _elementwise(f, z):
     y, other = (f.forward(v.clone()) for v in (z, torch.where(kept, z, z.roll(97, 0))))
     return y.shape == z.shape and torch.equal(y[kept].nan_to_num(), other[kept].nan_to_num())
 
+def _candidate(module):
+    "May this be an activation? Known layers are none, nor is what has children."
+    known = kinds.of(module)[1] or isinstance(module, EMBEDDINGS + NORMS + RECURRENT)
+    return not known and not list(module.children())
+
 def _recognised(module, x, d):
     "The `_Activation` that `module` is, for inputs like `x` with units along `d`; or None."
     own = [*module.parameters(), *module.buffers()]
-    layer = kinds.of(module)[1] or isinstance(module, EMBEDDINGS + NORMS + RECURRENT)
-    if layer or list(module.children()): return None
     try:
         f, spatial = _twin(module), any(p.ndim > 1 for p in own)
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
@@ -596,7 +599,7 @@ class StatsReport(Report):
 class Record(Plots):
     "What `ActivationStats` recorded, or its `load` read: tables, histories and pictures."
     rows, sample, bins, steps, passes = 256, 5, 128, 0, 0
-    functions, watched, _followed, model, _windows = (), (), (), None, None
+    functions, watched, _followed, model, _windows, _rest = (), (), (), None, None, 1
 
     def _ready(self):
         if self._windows is None:
@@ -635,6 +638,13 @@ class Record(Plots):
             raise InputError(f"last is {last!r}, expected a number of steps, from 1 up.")
         return slice(max(0, self.steps - last)//self.every, end)
 
+    def _looked(self):
+        "The windows with a step that was looked at: the first 32, then every `_rest`-th."
+        used = self._used()
+        begin = torch.arange(used.start, used.stop)*self.every
+        end = begin + self.every - 1
+        return begin[(begin < 32) | (end//self._rest*self._rest >= begin)]//self.every
+
     def history(self) -> dict:  # name → tensor (windows, modules or parameters), on the CPU
         """Everything by window; columns are `names`, or `parameters`. nan: nothing was seen.
 
@@ -642,7 +652,7 @@ class Record(Plots):
         gradient with respect to them `grad_mean` `grad_std` `grad_rms`. Of an activation's units
         the shares `dead` `always_negative` `nan`; of its elements `saturated`. By parameter:
         `update_ratio` (rms of updates over rms of the parameter), `param_rms`, `param_grad_rms`."""
-        used = self._used()
+        used = self._looked()
         sums, moves = self._windows.sums[used], self._windows.moves[used]
         names = 'mean', 'std', 'rms', 'grad_mean', 'grad_std', 'grad_rms'
         kept = dict(zip(names, (v for kind in (0, 1) for v in _mean_std_rms(sums[:, :, kind]))))
@@ -659,7 +669,7 @@ class Record(Plots):
         moved, weights, grads, n, with_grad = moves.unbind(-1)
         kept |= dict(update_ratio=torch.where(weights > 0, (moved/weights).sqrt(), math.nan),
                      param_rms=(weights/n).sqrt(), param_grad_rms=(grads/with_grad).sqrt())
-        kept = dict(step=torch.arange(len(sums))*self.every) | kept
+        kept = dict(step=used*self.every) | kept
         return {k: v.cpu() for k, v in kept.items()}
 
     def units(self,
@@ -690,7 +700,7 @@ class Record(Plots):
             raise InputError(f"there is no module {name!r} among those watched, "
                              f"expected one of {', '.join(self.names)}.")
         w = self.watched[self.names.index(name)]
-        counts, reach = self._windows.hist[self._used(), w.index].cpu(), w.reach or 1.
+        counts, reach = self._windows.hist[self._looked(), w.index].cpu(), w.reach or 1.
         return counts, torch.linspace(-reach, reach, self.bins + 1)
 
     def table(self,
@@ -821,7 +831,7 @@ def _written(s):
         low, high = u.ends.unbind(1)
         alive = ~u.shares(slice(None))[0] & ~(low > high)
         return dict(dim=u.dim, known=u.known, ends=u.ends, small=u.small, alive=alive)
-    sizes = {k: getattr(s, k) for k in ('rows', 'sample', 'bins', 'steps', 'passes')}
+    sizes = {k: getattr(s, k) for k in ('rows', 'sample', 'bins', 'steps', 'passes', '_rest')}
     return dict(version=1, sizes=sizes, functions=list(s.functions), windows=vars(s._windows),
                 watched=[_plain_fields(w) | dict(units=[*map(units, w.units)]) for w in s.watched],
                 followed=[_plain_fields(p) for p in s._followed])
@@ -985,12 +995,13 @@ class ActivationStats(Record, Callback):
     the first. Each call is measured on about 8,000 elements, evenly spread and others at each step
     (a std is then known to a relative standard error of about 1/√16,000 = .8 % a step, if they are
     independent), units by about 65,000, parameters by about 1,000. Where modules return less than
-    32,000 numbers on average, so that to look costs more than to train, every fourth step is looked
+    32,000 numbers on average, so that to look costs more than to train, every eighth step is looked
     at from the 32nd on. `exact=True` looks at every element at every step.
 
     An activation is a module without children that works on each element by itself, with a slope
     that is not the same everywhere; functions such as `F.relu` cannot be seen, which `table()`
     says. Compiled models run uncompiled while they are watched."""
+    only_fit = True          # `validate`, `predict` and `lr_find` are not watched
     def __init__(self,
         model: nn.Module | None = None,  # None: the model of the `Learner`
         where: Where = None,             # which modules, as for `find_modules`
@@ -1086,9 +1097,10 @@ class ActivationStats(Record, Callback):
             self._moves = _Moves(self._followed, math.inf if self.exact else 2**10)
         self._handles.append(self.model.register_forward_pre_hook(_Pass(self)))
         for w in self.watched:
-            into, out_of = _Into(self, w), _OutOf(self, w)
+            self._handles.append(w.module.register_forward_hook(_OutOf(self, w)))
+            if w.activation is None or not _candidate(w.module): continue
+            into = _Into(self, w)
             self._handles.append(w.module.register_forward_pre_hook(into, with_kwargs=True))
-            self._handles.append(w.module.register_forward_hook(out_of))
         if self._first is None:
             self._first = _First(self)
             self._handles.append(self._first)
@@ -1266,8 +1278,7 @@ class ActivationStats(Record, Callback):
     def _slow_down(self):
         "Where modules return so little that looking costs more than training, look less often."
         if not self._calls or self._elements/self._calls > 2**15: return
-        while self.every < 4: self._thin()
-        self._rest = 4
+        self._rest = 8
 
     def _fold_moves(self):
         "Add the squares of updates, weights and gradients that were taken at the last steps."

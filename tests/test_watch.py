@@ -1076,3 +1076,30 @@ def test_one_strange_layer_never_stops_the_others():
         s = watch(Net(), torch.randn(4, 3))
         assert s.table()[0]['note'] and s.table()[1]['passes'] == 1
         assert math.isfinite(s.table()[1]['grad_rms'])
+
+def test_small_nets_are_looked_at_less_often_after_a_while(tmp_path):
+    def run(n, **kwargs):
+        m = small()
+        opt = torch.optim.SGD(m.parameters(), lr=.01)
+        with ActivationStats(m, **kwargs) as s:
+            for _ in range(n):
+                m(images()).square().mean().backward()
+                opt.step(); s.step(); opt.zero_grad()
+        return s
+    s, every = run(70), run(70, exact=True)
+    steps = [*range(32), 32, 40, 48, 56, 64]
+    h = s.history()
+    assert h['step'].tolist() == steps and s.table()[0]['steps'] == len(steps) and s.steps == 70
+    assert every.history()['step'].tolist() == [*range(70)] and every.table()[0]['passes'] == 70
+    for k in ('std', 'grad_rms', 'update_ratio'): assert h[k].isfinite().all(), k
+    assert len(s.histogram('0')[0]) == len(steps) and s.units(last=3)['1']['units'] == 4
+    s.save(tmp_path/'s.pt')
+    assert ActivationStats.load(tmp_path/'s.pt').history()['step'].tolist() == steps
+    long = run(300, rows=64)
+    assert long.every == 8 and long.history()['step'].tolist() == [*range(0, 300, 8)]
+    assert long.history()['std'].isfinite().all()
+    with ActivationStats(nn.Identity()) as large:
+        for _ in range(40):
+            large.model(torch.ones(40, 1000, requires_grad=True)).sum().backward()
+            large.step()
+    assert large.table()[0]['steps'] == 40
