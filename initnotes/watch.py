@@ -636,7 +636,9 @@ class Record(Plots):
         if last is None: return slice(0, end)
         if not (isinstance(last, int) and last > 0):
             raise InputError(f"last is {last!r}, expected a number of steps, from 1 up.")
-        return slice(max(0, self.steps - last)//self.every, end)
+        begin = max(0, self.steps - last)
+        if begin > 32: begin = begin//self._rest*self._rest      # to one that was looked at
+        return slice(begin//self.every, end)
 
     def _looked(self):
         "The windows with a step that was looked at: the first 32, then every `_rest`-th."
