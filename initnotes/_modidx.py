@@ -384,6 +384,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'initnotes.learner._moved': ('learner.html#_moved', 'initnotes/learner.py'),
                                    'initnotes.learner._one_each': ('learner.html#_one_each', 'initnotes/learner.py'),
                                    'initnotes.learner._over': ('learner.html#_over', 'initnotes/learner.py'),
+                                   'initnotes.learner._parts': ('learner.html#_parts', 'initnotes/learner.py'),
                                    'initnotes.learner._rates': ('learner.html#_rates', 'initnotes/learner.py'),
                                    'initnotes.learner._reset': ('learner.html#_reset', 'initnotes/learner.py'),
                                    'initnotes.learner._samples': ('learner.html#_samples', 'initnotes/learner.py'),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_flatten
 from .report import InputError, Report
 from .undisturbed import undisturbed
 if TYPE_CHECKING: from matplotlib.axes import Axes
@@ -677,6 +678,15 @@ def _reset(now, then):
     for k in now.keys() - then.keys(): del now[k]
     now.update(then)
 
+def _parts(loader, found):
+    "By id: a loader, its samplers and its dataset, and those that lie within them."
+    if hasattr(loader, '__dict__') and id(loader) not in found:
+        found[id(loader)] = loader
+        inner = [getattr(loader, k, None) for k in ('sampler', 'batch_sampler', 'dataset')]
+        for part in inner + tree_flatten(getattr(loader, 'datasets', None))[0]:
+            _parts(part, found)
+    return found
+
 def _write(tensors, values):
     with torch.no_grad():
         for t, value in zip(tensors, values): t.copy_(value)
@@ -691,7 +701,8 @@ def _keep(learn) -> ExitStack:  # close it
     undo.callback(learn.opt.load_state_dict, copy.deepcopy(learn.opt.state_dict()))
     if torch.cuda.is_initialized():           # a model may draw where none of its parameters is
         undo.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-    undo.enter_context(undisturbed(learn.model, learn.train_dl, plain=False)).discard()
+    parts = _parts(learn.train_dl, {}).values()
+    undo.enter_context(undisturbed(learn.model, *parts, plain=False)).discard()
     return undo
 
 
