@@ -7,7 +7,7 @@ __all__ = ['LATE', 'CancelBatch', 'CancelEpoch', 'CancelFit', 'Callback', 'split
            'count_items', 'AvgStats', 'BatchTransform', 'DeviceCallback', 'Progress', 'MixedPrecision', 'LRFinder']
 
 # %% ../nbs/06a_learner.ipynb #41a92b26
-import copy, dataclasses, functools, inspect, itertools, math, operator, os, random, sys, warnings
+import copy, dataclasses, functools, inspect, itertools, math, operator, os, warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_flatten
 from .report import InputError, Report
+from .undisturbed import undisturbed
 if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../nbs/06a_learner.ipynb #76ff52e9
@@ -92,27 +94,24 @@ def split_batch(
     target: bool = True    # whether there must be one; without it, inputs may stand alone
 ) -> tuple[Any, Any, str]: # inputs; target; how the model takes them: 'one', 'several', 'named'
     "Take a batch apart, as `Learner` does unless it is told how."
-    if type(batch) in (tuple, list) and len(batch) == 2:
-        return batch[0], batch[1], 'one'
+    parts = isinstance(batch, (tuple, list)) and not isinstance(batch, PackedSequence)
+    n = len(batch) if parts else 0
+    if n == 2: return *batch, 'one'
+    kind = f"a batch is a {type(batch).__name__}"
     hint = "; Learner(split=lambda batch: (inputs, target)) takes any other apart."
+    if n and _samples(batch):
+        raise InputError(f"{kind} of {n} {type(batch[0]).__name__}s, expected (inputs, target): "
+                         f"are these samples that the loader has not collated?{hint}")
+    if n > 2: return tuple(batch[:-1]), batch[-1], 'several'
     if isinstance(batch, Mapping):
         if target and 'labels' not in batch:
-            raise InputError(f"a batch is a {type(batch).__name__} with "
-                             f"{', '.join(map(repr, batch))}, "
+            raise InputError(f"{kind} with {', '.join(map(repr, batch))}, "
                              f"expected 'labels' among them{hint}")
-        if 'labels' in batch and not _takes(model, 'labels'):
-            return {k: v for k, v in batch.items() if k != 'labels'}, batch['labels'], 'named'
-        return batch, batch.get('labels'), 'named'
-    parts = isinstance(batch, (tuple, list)) and not isinstance(batch, PackedSequence)
-    if parts and _samples(batch):
-        raise InputError(f"a batch is a {type(batch).__name__} of {len(batch)} "
-                         f"{type(batch[0]).__name__}s, expected "
-                         "(inputs, target): are these samples that the loader has not "
-                         f"collated?{hint}")
-    if parts and len(batch) == 2: return batch[0], batch[1], 'one'
-    if parts and len(batch) > 2: return tuple(batch[:-1]), batch[-1], 'several'
-    if not target: return (batch[0] if parts and batch else batch), None, 'one'
-    raise InputError(f"a batch is a {type(batch).__name__}{f' of {len(batch)}' if parts else ''}, "
+        inputs = batch
+        if not _takes(model, 'labels'): inputs = {k: v for k, v in batch.items() if k != 'labels'}
+        return inputs, batch.get('labels'), 'named'
+    if not target: return (batch[0] if n else batch), None, 'one'
+    raise InputError(f"{kind}{f' of {n}' if parts else ''}, "
                      f"expected a pair (inputs, target), or several inputs and a target{hint}")
 
 def _told(parts):
@@ -217,16 +216,10 @@ def _diverged(learn, batch, rates, value):
     late = f" (seen after batch {learn.batch_idx})" if batch != learn.batch_idx else ''
     raise DivergedError(
         f"the loss became {value} in epoch {learn.epoch}, batch {batch} of {phase}, at learning "
-        "rate "
-        f"{', '.join(f'{lr:.3g}' for lr in rates)}{late}: lower it, look at the initialisation, "
+        f"rate {', '.join(f'{lr:.3g}' for lr in rates)}{late}: lower it, look at the initialisation, "
         "or look for nan in the batch.", learn.epoch, batch)
 
 # %% ../nbs/06a_learner.ipynb #57e7cdfb
-@functools.cache
-def _needs_closure(optimiser):
-    closure = inspect.signature(optimiser.step).parameters.get('closure')
-    return closure is not None and closure.default is inspect.Parameter.empty
-
 def _check_fit(learn, epochs):
     if not (isinstance(epochs, int) and epochs >= 0):
         raise InputError(f"epochs is {epochs!r}, expected a whole number.")
@@ -234,10 +227,10 @@ def _check_fit(learn, epochs):
     if not isinstance(opt, torch.optim.Optimizer):
         raise InputError(f"opt is {opt!r}, expected an optimiser such as "
                          "torch.optim.SGD(model.parameters(), lr=.1).")
-    if _needs_closure(type(opt)):
+    closure = inspect.signature(type(opt).step).parameters.get('closure')
+    if closure and closure.default is closure.empty:
         raise InputError(f"opt is {type(opt).__name__}, whose step needs a closure that "
-                         "evaluates the model again, "
-                         "expected one that steps from the gradients: SGD, Adam and the like.")
+                         "evaluates the model again, expected one that steps from the gradients: SGD, Adam and the like.")
     for what in ('train_dl', 'valid_dl'):
         if isinstance(dl := getattr(learn, what), Iterator):
             raise InputError(f"{what} is a {type(dl).__name__}, which is used up after one epoch, "
@@ -386,10 +379,8 @@ class Learner:
                     if self.split: parts = _told(self.split(batch))
                     else: parts = split_batch(batch, self.model, target)
                     self.xb, self.yb, self.how = parts
-                    try: self._batch()
-                    except CancelBatch: pass
-                    try: self._at('after_batch')
-                    except CancelBatch: pass
+                    with suppress(CancelBatch): self._batch()
+                    with suppress(CancelBatch): self._at('after_batch')
             except (CancelEpoch, CancelFit): self._losses.read(self); raise
             self._losses.read(self)
         if self.batch_idx is None:
@@ -397,32 +388,33 @@ class Learner:
                              "expected at least one.")
 
     def _batch(self):
-        on = self._call
-        for call in on['before_batch']: call(self)
+        self._at('before_batch')
         if self.how == 'one': self.pred = self.model(self.xb)
         else:
             self.pred = self.model(*self.xb) if self.how == 'several' else self.model(**self.xb)
-        for call in on['after_pred']: call(self)
+        self._at('after_pred')
         self.loss = self.loss_func(self.pred, self.yb)
         if self.loss.numel() != 1:
             raise InputError(f"loss_func gave shape {tuple(self.loss.shape)}, expected one "
                              "number: does it average over the batch?")
-        for call in on['after_loss']: call(self)
+        self._at('after_loss')
         if _waits(self.loss): self._losses.later(self)
         elif not math.isfinite(value := _value(self.loss)):
             _diverged(self, self.batch_idx, _rates(self), value)
-        if not self.training: return
+        if self.training: self._step()
+
+    def _step(self):
         (self.loss if self.scaler is None else self.scaler.scale(self.loss)).backward()
-        for call in on['after_backward']: call(self)
+        self._at('after_backward')
         if self.scaler is None: self.opt.step()
         else: self.scaler.step(self.opt)
         self.step += 1
-        try:
-            for call in on['after_step']: call(self)
+        try: self._at('after_step')
         finally:
             # only now: callbacks may ask for the scale
             if self.scaler is not None: self.scaler.update()
             self.opt.zero_grad()
+
 
 # %% ../nbs/06a_learner.ipynb #8232a17d
 def _is_batch(data):
@@ -484,6 +476,13 @@ class _Series:
         self.known += _values(new) if new and tensors else map(float, new)
         return list(self.known)
 
+def _by_step(values, ylabel, ax, **more):
+    import matplotlib.pyplot as plt
+    ax = ax or plt.subplots()[1]
+    ax.plot(values)
+    ax.set(xlabel='step', ylabel=ylabel, **more)
+    return ax
+
 class Recorder(Callback):
     "Every training step's loss and learning rate, over all fits."
     only_fit = True
@@ -504,19 +503,11 @@ class Recorder(Callback):
 
     def plot_losses(self, ax: 'Axes | None' = None) -> 'Axes':
         "Loss by step; returns the axes."
-        import matplotlib.pyplot as plt
-        ax = ax or plt.subplots()[1]
-        ax.semilogy(self.losses)
-        ax.set(xlabel='step', ylabel='training loss')
-        return ax
-
+        return _by_step(self.losses, 'training loss', ax, yscale='log')
     def plot_lrs(self, ax: 'Axes | None' = None) -> 'Axes':
         "Learning rate by step; returns the axes."
-        import matplotlib.pyplot as plt
-        ax = ax or plt.subplots()[1]
-        ax.plot(self.lrs)
-        ax.set(xlabel='step', ylabel='learning rate')
-        return ax
+        return _by_step(self.lrs, 'learning rate', ax)
+
 
 # %% ../nbs/06a_learner.ipynb #3043dd73
 def _sizes(v):
@@ -661,74 +652,59 @@ class Progress(Callback):
 class MixedPrecision(Callback):
     "Forward and loss under autocast; in float16 with a `GradScaler`, a new one for every fit."
     # the last before the model is called, the first to be cleaned up
-    order, _open = 100, None
+    order = 100
     # torch.float16 on GPUs that have no bfloat16
     def __init__(self, dtype: torch.dtype = torch.bfloat16):
         if dtype not in (torch.bfloat16, torch.float16):
             raise InputError(f"MixedPrecision got {dtype!r}, expected torch.bfloat16 or "
                              "torch.float16.")
-        self.dtype = dtype
+        self.dtype, self._open = dtype, ExitStack()
     def before_fit(self, learn: Learner) -> None:
         self.device = next(learn.model.parameters()).device.type
         if self.dtype is torch.float16:
             learn.scaler = torch.amp.GradScaler(self.device)
     def before_batch(self, learn: Learner) -> None:
-        self._open = torch.autocast(self.device, self.dtype)
-        self._open.__enter__()
-    def after_loss(self, learn: Learner) -> None: self._close()
+        self._open.enter_context(torch.autocast(self.device, self.dtype))
+    def after_loss(self, learn: Learner) -> None: self._open.close()
     # where it was cancelled before its loss
-    def after_batch(self, learn: Learner) -> None: self._close()
+    def after_batch(self, learn: Learner) -> None: self._open.close()
     def after_fit(self, learn: Learner) -> None:
-        self._close()
+        self._open.close()
         learn.scaler = None
-    def _close(self):
-        now, self._open = self._open, None
-        if now is not None: now.__exit__(None, None, None)
+
 
 # %% ../nbs/06a_learner.ipynb #07098681
 def _reset(now, then):
     for k in now.keys() - then.keys(): del now[k]
     now.update(then)
 
-def _random_sources(holder, seen):
-    "What puts the generators of a loader, its samplers and its dataset back, or of a module."
-    if id(holder) in seen or not hasattr(holder, '__dict__'): return
-    seen.add(id(holder))
-    for v in vars(holder).values():
-        if isinstance(v, random.Random): yield v.setstate, v.getstate()
-        elif hasattr(v, 'bit_generator'):                     # of numpy's new kind
-            yield functools.partial(setattr, v.bit_generator, 'state'), v.bit_generator.state
-        elif callable(getattr(v, 'set_state', None)):         # of torch, or numpy's old kind
-            yield v.set_state, v.get_state()
-    for part in ('sampler', 'batch_sampler', 'dataset'):
-        yield from _random_sources(getattr(holder, part, None), seen)
+def _parts(loader, found):
+    "By id: a loader, its samplers and its dataset, and those that lie within them."
+    if hasattr(loader, '__dict__') and id(loader) not in found:
+        found[id(loader)] = loader
+        inner = [getattr(loader, k, None) for k in ('sampler', 'batch_sampler', 'dataset')]
+        for part in inner + tree_flatten(getattr(loader, 'datasets', None))[0]:
+            _parts(part, found)
+    return found
+
+def _write(tensors, values):
+    with torch.no_grad():
+        for t, value in zip(tensors, values): t.copy_(value)
 
 def _keep(learn) -> ExitStack:  # close it
     "What puts the model, the optimiser and all random states back."
-    undo, tensors = ExitStack(), {}
+    undo = ExitStack()
     for m in learn.model.modules():
-        for own in (vars(m), m._parameters, m._buffers):
-            undo.callback(_reset, own, dict(own))
-            found = [v for v in own.values() if isinstance(v, torch.Tensor)]
-            tensors |= {id(v): (v, v.detach().clone()) for v in found}
-    def write():
-        with torch.no_grad():
-            for t, old in tensors.values(): t.copy_(old)
-    undo.callback(write)
+        for own in (vars(m), m._parameters): undo.callback(_reset, own, dict(own))
+        plain = [v for v in vars(m).values() if isinstance(v, torch.Tensor)]
+        undo.callback(_write, plain, [v.detach().clone() for v in plain])
     undo.callback(learn.opt.load_state_dict, copy.deepcopy(learn.opt.state_dict()))
-    undo.callback(torch.set_rng_state, torch.get_rng_state())
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():           # a model may draw where none of its parameters is
         undo.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-    if torch.backends.mps.is_available():
-        undo.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
-    undo.callback(random.setstate, random.getstate())
-    if np := sys.modules.get('numpy'):
-        undo.callback(np.random.set_state, np.random.get_state())
-    seen = set()
-    for holder in (learn.train_dl, *learn.model.modules()):
-        for put, state in _random_sources(holder, seen):
-            undo.callback(put, state)
+    parts = _parts(learn.train_dl, {}).values()
+    undo.enter_context(undisturbed(learn.model, *parts, plain=False)).discard()
     return undo
+
 
 # %% ../nbs/06a_learner.ipynb #189294cc
 class LRFinder(Callback):
@@ -766,8 +742,7 @@ class LRFinder(Callback):
         if (found := _rates(learn)) != self._set:
             self.ended = 'another callback interfered'
             raise InputError(f"another callback set the learning rates to {found} while LRFinder "
-                             f"had set {self._set}, "
-                             "expected none that does: mark it only_fit = True and call "
+                             f"had set {self._set}, expected none that does: mark it only_fit = True and call "
                              "learn.lr_find().")
         self.losses.append(_value(learn.loss))
         self.lrs.append(self._lr)
@@ -792,21 +767,22 @@ class LRFinder(Callback):
             self.ended = f'the fit was over after {len(self.lrs)} of {self.steps} steps'
             tried = max(self.lrs, default=0.)
             warnings.warn(f"LRFinder: {self.ended}, so learning rates above {tried:.3g} were not "
-                          "tried: "
-                          "use learn.lr_find(), or fit more epochs.", stacklevel=2)
+                          "tried: use learn.lr_find(), or fit more epochs.", stacklevel=2)
 
     def _weights(self):
+        "Of a loss and its neighbours: a triangle."
         half = max(2, self.steps//20)
-        return {d: half + 1 - abs(d) for d in range(-half, half + 1)}     # by distance
+        return torch.arange(-half, half + 1).abs().neg() + half + 1.
 
     @property
     def smoothed(self) -> list[float]:
         "The losses, as far as they are finite, averaged over some eleven of a hundred steps."
-        losses = list(itertools.takewhile(math.isfinite, self.losses))
-        def near(i):
-            around = ((i + d, w) for d, w in self._weights().items())
-            return [(w, losses[j]) for j, w in around if 0 <= j < len(losses)]
-        return [sum(w*v for w, v in near(i))/sum(w for w, _ in near(i)) for i in range(len(losses))]
+        losses = torch.tensor(list(itertools.takewhile(math.isfinite, self.losses))).double()
+        w = self._weights().double()
+        both = torch.stack([losses, torch.ones_like(losses)])[:, None]
+        if not len(losses): return []
+        total, weight = nn.functional.conv1d(both, w[None, None], padding=len(w)//2)[:, 0]
+        return (total/weight).tolist()
 
     @property
     def suggestion(self) -> float | None:
@@ -814,7 +790,7 @@ class LRFinder(Callback):
         s = self.smoothed
         low = min(range(len(s)), key=s.__getitem__, default=0)
         if low < 2: return None
-        w = torch.tensor(list(self._weights().values())).double()
+        w = self._weights()
         noise = torch.tensor(self.losses[:low + 1]).double().diff().std()/math.sqrt(2)
         if s[0] - s[low] <= 5*noise*math.sqrt(2)*w.norm()/w.sum(): return None
         return self.lrs[min(range(1, low), key=lambda i: s[i + 1] - s[i - 1])]
@@ -822,9 +798,8 @@ class LRFinder(Callback):
     def __repr__(self):
         if not self.lrs:
             return f'LRFinder from {self.lr_min:.3g} to {self.lr_max:.3g}: no step yet'
-        best = self.suggestion
         said = 'no suggestion: the loss never fell by more than its noise'
-        if best:
+        if best := self.suggestion:
             said = f'suggests {best:.3g}, where the smoothed loss falls fastest'
         return (f'LRFinder: {len(self.lrs)} of {self.steps} learning rates, from '
                 f'{self.lrs[0]:.3g} to {self.lrs[-1]:.3g}; '
