@@ -8,7 +8,7 @@ from dataclasses import is_dataclass
 from fastcore.docments import docments
 
 from instep import code, directives, module_of, nodes
-from readme import exporting, table
+from readme import exporting, number_of, table
 
 def md(s):
     "Plain text as Markdown: what stands between backticks is kept, all else is escaped."
@@ -172,8 +172,8 @@ def page(stem, nb):
 def overview(notebooks):
     "The library in one table: what `import initnotes as ini` offers of these, and of PyTorch."
     import initnotes
-    names = [f'initnotes.{module_of(nb)}' for nb in exporting(notebooks).values()]
-    modules = {m: importlib.import_module(m) for m in names}
+    stems = {f'initnotes.{module_of(nb)}': stem for stem, nb in exporting(notebooks).items()}
+    modules = {m: importlib.import_module(m) for m in stems}
     rows = []
     for name in initnotes.__all__:
         x = getattr(initnotes, name)
@@ -185,6 +185,12 @@ def overview(notebooks):
             summary = md(inspect.cleandoc(x.__doc__).splitlines()[0])
         else: summary = md(assigned(name, modules[home])[1])
         module = home.partition('.')[2]
-        rows.append(f'{{py:obj}}`{name} <{home}.{name}>` | {summary} | {{doc}}`{module}`' if ours
-                    else f'`{name}` | {summary} | PyTorch’s own')
-    return table('`ini.` | what it does | module', rows)
+        rows.append(f'{{py:obj}}`{name} <{home}.{name}>` | {summary} | {{doc}}`{module}` | '
+                    + taught(stems[home], notebooks) if ours
+                    else f'`{name}` | {summary} | PyTorch’s own | ')
+    return table('`ini.` | what it does | module | lesson, workshop', rows)
+
+def taught(stem, notebooks):
+    "Links to the lesson and the workshop of what the notebook `stem` exports."
+    lesson = next((s for s in notebooks if re.match(rf'{stem[:2]}_', s)), stem)
+    return ', '.join(f'{{doc}}`{number_of(s)} </{s}>`' for s in dict.fromkeys((lesson, stem)))
