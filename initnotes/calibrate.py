@@ -78,7 +78,8 @@ def _why(layer, others):
     for what, p in (('weight', layer.w), ('bias', layer.b)):
         if p is None: continue
         if bad := unfit(p): return bad.replace('it ', f'its {what} ', 1)
-        if names := others(p): return f"its {what} is tied to {' and '.join(names)}"
+        if names := others(p):
+            return f"its {what} is tied to {' and '.join(names)}"
         if not p.requires_grad: return f'its {what} is frozen'
     w = layer.w
     if w is None: return 'it has no weight'
@@ -95,7 +96,8 @@ def _layers(model, parameters):
         if module in inner or not kind or not kind.weight: continue
         at = kind.weight.rpartition('.')[0]
         if at: inner.add(module.get_submodule(at))
-        try: (w, no_w), (b, no_b) = (scaled_by(module, k) if k else (None, None) for k in kind)
+        try:
+            (w, no_w), (b, no_b) = (scaled_by(module, k) if k else (None, None) for k in kind)
         except AttributeError:
             raise InputError(f"lsuv_kinds says that a {base.__name__} has {kind.weight!r} and "
                              f"{kind.bias!r}, but '{name}' has not.") from None
@@ -174,9 +176,9 @@ class LsuvReport(Report):
         import matplotlib.pyplot as plt
         if axes is None:
             axes = plt.figure(figsize=(6.4, 5), layout='constrained').subplots(2, sharex=True)
-        for ax, what, target in zip(axes, ('std', 'mean'), (self.std, self.mean)):
+        for ax, what, goal in zip(axes, ('std', 'mean'), (self.std, self.mean)):
             plot_report(self, what + '_before', what, log=what == 'std', ax=ax)
-            if target is not None: ax.axhline(target, color='.6', lw=1, zorder=0)
+            if goal is not None: ax.axhline(goal, color='.6', lw=1, zorder=0)
             ax.set_ylabel(f'{what} of the output')
         axes[0].tick_params(labelbottom=False)
         axes[1].get_legend().remove()
@@ -229,8 +231,8 @@ class _Run:
         return found.over(self.group, y.device) if self.group else found
     def sampled(self, y: torch.Tensor) -> bool:
         "Are its rows the samples of the batch?"
-        if not y.dim() or not self.batch or self.seq_first and y.dim() == 3: return False
-        return self.batch[0].dim() > 0 and len(y) == len(self.batch[0])
+        if not (y.dim() and self.batch and self.batch[0].dim()): return False
+        return len(y) == len(self.batch[0]) and not (self.seq_first and y.dim() == 3)
 
     def row(self, target, y=None, before=None, after=None, **more) -> dict:
         "The report's next row: `before` and `after` are moments of the output `y`."
@@ -252,7 +254,8 @@ def _total(run, count):
 def _first(out):
     "The first tensor of real or complex numbers in an output of any structure, or None."
     for t in [out] if isinstance(out, torch.Tensor) else tree_flatten(out)[0]:
-        if isinstance(t, torch.Tensor) and (t.is_floating_point() or t.is_complex()): return t
+        if isinstance(t, torch.Tensor) and (t.is_floating_point() or t.is_complex()):
+            return t
 
 def _replaced(out, old, new):
     "`out` with the tensor `new` in the place of `old`."
@@ -270,13 +273,12 @@ def _look(run, name, y, given):
                         "a std needs two. Pass a larger batch.")
     if math.isfinite(found.std): return found
     bad, x = (~y.isfinite()).sum().item(), _first(given)
-    where = ''
-    if x is not None:
-        where = '; its input has none' if x.isfinite().all() else ', and its input as well'
+    where = '' if x is None else (
+        '; its input has none' if x.isfinite().all() else ', and its input as well')
     raise LsuvError(f"'{name}': {bad:,} of the {y.numel():,} numbers of its output are nan or "
                     f"inf{where}. Look at the batch, the weights, or the dtype ({y.dtype}).")
 
-def _flat(found, y): return found.std <= torch.finfo(y.dtype).eps*abs(found.mean)
+def _flat(m, y): return m.std <= torch.finfo(y.dtype).eps*abs(m.mean)
 
 def _silent(run, found, y, given):
     "Is it the same everywhere because the input, which is not the batch, is zero?"
@@ -334,7 +336,8 @@ class _PutOff(TorchFunctionMode):
 
     def takes(self, layer: _Layer, y: torch.Tensor) -> bool:
         "May it wait? Not where the forward has written it, or a backward pass within needs it."
-        if layer.w.numel() < _LARGE or not layer.direct or layer.base is not None: return False
+        if layer.w.numel() < _LARGE or not layer.direct or layer.base is not None:
+            return False
         return not y.requires_grad and not any(
             p.dtype in _HALF or p.is_inference() or hasattr(p, 'device_mesh') or
             id(p) in self.run.trace.written for p in (layer.w, layer.b) if p is not None)
@@ -395,7 +398,8 @@ def _set_layer(run, layer, y, found, given):
     scale = run.std/found.std
     shift = run.mean - scale*found.mean if centred else 0.
     later = run.put_off
-    if later and later.takes(layer, y): later.waiting.append((layer, scale, shift))
+    if later and later.takes(layer, y):
+        later.waiting.append((layer, scale, shift))
     else: _rescale(run, layer, scale, shift)
     y.data.mul_(scale)       # made for this call; unseen by autograd, as the weight's scale is
     if shift: y.data.add_(shift)
@@ -415,7 +419,8 @@ def _refined(run, layer, scale, centred, mean, given):
         if attempt: _rescale(run, layer, scale, shift)
         y = _first(layer.module.forward(*given[0], **given[1]))
         after = _look(run, layer.name, y, given)
-        if abs(after.std/run.std - 1) < run.tol/10 or attempt == 3: return y, after, scale, shift
+        if abs(after.std/run.std - 1) < run.tol/10 or attempt == 3:
+            return y, after, scale, shift
         scale *= run.std/after.std
 
 # %% ../nbs/09b_calibrate.ipynb #4cde9859
@@ -423,7 +428,8 @@ def _refined(run, layer, scale, centred, mean, given):
 def _copies(things):
     "The same structure with every tensor copied, the same one to the same copy."
     memo = {}
-    def copied(t): return memo.setdefault(id(t), t.clone()) if isinstance(t, torch.Tensor) else t
+    def copied(t):
+        return memo.setdefault(id(t), t.clone()) if isinstance(t, torch.Tensor) else t
     return tree_map(copied, things)
 
 def _versions(things):
@@ -541,10 +547,12 @@ def _check_reached(fit, found):
 #| code-fold: true
 def _reason(called, y):
     "Why a block must be left alone, or None."
-    if y is None or y.is_complex(): return 'its output holds no tensor of real numbers'
+    if y is None or y.is_complex():
+        return 'its output holds no tensor of real numbers'
     if not called: return 'no weight layer is called in it'
     last = called[-1]
-    if last.why: return f"its last weight layer, '{last.name}', must stay: {last.why}"
+    if last.why:
+        return f"its last weight layer, '{last.name}', must stay: {last.why}"
     if last.used is None: return None
     return f"its last weight layer, '{last.name}', was adjusted for '{last.used}'"
 
@@ -559,7 +567,8 @@ def _set_block(run, fit):
         _check_reached(fit, found)
     finally: run.solving = False
     scale, shift = fit.parameters(found.u)
-    if found.u is not fit.start or last.base is not None: _rescale(run, last, scale, shift)
+    if found.u is not fit.start or last.base is not None:
+        _rescale(run, last, scale, shift)
     last.used, run.hint = fit.block.name, found.hint
     note = f"adjusts '{last.name}'"
     if mean is not None and not fit.two: note += '; no bias: not centred'
@@ -613,7 +622,8 @@ def _unwrapped(model, args, kwargs):
         elif isinstance(model, nn.parallel.DistributedDataParallel):
             model, group = model.module, model.process_group if group else None
         elif isinstance(model, nn.DataParallel): model = model.module
-        elif isinstance(model, nn.Module) and '_orig_mod' in model._modules: model = model._orig_mod
+        elif isinstance(model, nn.Module) and '_orig_mod' in model._modules:
+            model = model._orig_mod
         elif isinstance(model, nn.Module): return model, args, kwargs, group
         else:
             raise InputError(f"model is {type(model).__name__}, expected a torch.nn.Module "
@@ -707,7 +717,8 @@ def _run(std, mean, tol, group, trace, plan, given):
     names = {m: n or '(model)' for m, n in plan.names.items()}
     return _Run(std, mean, tol, group, trace, names, batch, seq_first)
 
-def _see_mode(run, _, module, args, kwargs, out): run.moded.setdefault(module, len(run.rows))
+def _see_mode(run, _, module, args, kwargs, out):
+    run.moded.setdefault(module, len(run.rows))
 
 def _keeps_statistics(module):
     return module.training and (isinstance(module, nn.RReLU) or len(module._buffers) > 0)
@@ -721,12 +732,14 @@ def _flow(run, model, args, kwargs, plan):
             hook = functools.partial(hook, run, target)
             stack.callback(register(hook, with_kwargs=True, **how).remove)
         for l in plan.own: on(l.module, _see_layer, l, prepend=True)
-        for l in plan.layers.values() if plan.blocks else (): on(l.module, _record, l)
+        for l in plan.layers.values() if plan.blocks else ():
+            on(l.module, _record, l)
         for b in plan.blocks:
             on(b.module, _before_block, b, prepend=True)
             on(b.module, _after_block, b)
         for m in plan.names:
-            if m not in plan.layers and _keeps_statistics(m): on(m, _see_mode, None)
+            if m not in plan.layers and _keeps_statistics(m):
+                on(m, _see_mode, None)
         if any(l.w is not None and l.w.numel() >= _LARGE for l in plan.own):
             run.put_off = stack.enter_context(_PutOff(run))
         model(*args, **kwargs)
@@ -751,7 +764,8 @@ def _close(run, plan):
             often = f'called {t.calls} times' + ('' if t.why else ': calibrated at the first')
             t.row['note'] = '; '.join(filter(None, (t.row['note'], often)))
         t.row['calls'] = t.calls
-    for m, why in plan.others: run.row(_Target(run.names[m], m, why), calls=None)
+    for m, why in plan.others:
+        run.row(_Target(run.names[m], m, why), calls=None)
 
 def _moded(run):
     "Names of modules that work otherwise in evaluation mode; how many were set behind the first."

@@ -49,7 +49,8 @@ class _How:
 _OPTIONS = [f.name for f in fields(_How) if f.name not in ('rule', 'given')]
 
 def _number(what, value, least=-math.inf):
-    if isinstance(value, numbers.Real) and math.isfinite(value) and value >= least: return
+    if isinstance(value, numbers.Real) and math.isfinite(value) and value >= least:
+        return
     raise InputError(f"{what} is {value!r}, expected a finite number"
                      + ('.' if least < 0 else f' from {least} up.'))
 
@@ -86,8 +87,7 @@ def _two(fans):
 # %% ../nbs/05a_init.ipynb #1a5b0df7
 def _around(model):
     "For every module, by all its names, itself and the modules around it."
-    named = dict(model.named_modules(remove_duplicate=False))
-    found = {}
+    named, found = dict(model.named_modules(remove_duplicate=False)), {}
     for path, module in named.items():
         parts = path.split('.') if path else []
         outer = ('.'.join(parts[:k]) for k in range(len(parts) + 1))
@@ -121,7 +121,8 @@ def _key(key):
     return key if isinstance(key, str) else getattr(key, '__name__', type(key).__name__)
 
 def _is_key(key):
-    if isinstance(key, (tuple, list)): return len(key) > 0 and all(map(_is_key, key))
+    if isinstance(key, (tuple, list)):
+        return len(key) > 0 and all(map(_is_key, key))
     return isinstance(key, (str, type, nn.Module)) or callable(key)
 
 # %% ../nbs/05a_init.ipynb #1a5b0f0a
@@ -139,8 +140,10 @@ def _rules(rules, base):
         if not (value is None or isinstance(value, Mapping)):
             raise InputError(f"rules[{_key(key)!r}] is {value!r}, expected a dictionary of "
                              "options, a number (a std), or None: leave it alone.")
-        try: found.append((key, value if value is None else _how(base, value, _key(key))))
-        except InputError as e: raise InputError(f"rules[{_key(key)!r}]: {e}") from None
+        try:
+            found.append((key, value if value is None else _how(base, value, _key(key))))
+        except InputError as e:
+            raise InputError(f"rules[{_key(key)!r}]: {e}") from None
     return found
 
 # %% ../nbs/05a_init.ipynb #1a5b1130
@@ -152,7 +155,8 @@ def _excluded(exclude, records, around):
         if not _is_key(key):
             raise InputError(f"exclude is {exclude!r}, expected what `where=` takes elsewhere.")
         found = {r.name for r in records if _reaches(key, r, around[r.module])}
-        if isinstance(key, str): known = any(_is_named(name, key) for name in names)
+        if isinstance(key, str):
+            known = any(_is_named(name, key) for name in names)
         else: known = not isinstance(key, nn.Module) or key in around
         if not (found or known):
             raise InputError(f"exclude names {key!r}, which is not in the model, "
@@ -181,22 +185,23 @@ def _elementwise(module):
     if not small or any(True for _ in module.children()): return False
     try:
         with torch.random.fork_rng(devices=[]): return bool(_activation(module))
-    except Exception: return False           # whatever it raises: it takes no single numbers
+    except Exception: return False      # it takes no single numbers
 
 def _look(module, before, seen):
     """Note in `seen` what comes before each layer, and return what comes out of `module`: a tuple
     of activations, () where there is none, None where it cannot be seen."""
+    while hasattr(module, '_orig_mod'): module = module._orig_mod    # compiled
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         for child in module: before = _look(child, before, seen)
         return before
-    if hasattr(module, '_orig_mod'): return _look(module._orig_mod, before, seen)       # compiled
     if isinstance(module, NORMS + EMBEDDINGS): return ()
     parts = _transformer(module)
     if fans_of(module) or parts:
         for m, acts in {module: before, **parts}.items():
             seen[m] = acts if seen.get(m, acts) == acts else None    # a layer that is called twice
         return ()
-    if type(module).__module__ in _SHAPING or isinstance(module, nn.Identity): return before
+    if type(module).__module__ in _SHAPING or isinstance(module, nn.Identity):
+        return before
     if _elementwise(module): return (*(before or ()), module)
     for child in module.children(): _look(child, None, seen)
     return None
@@ -204,7 +209,8 @@ def _look(module, before, seen):
 def _transformer(module):
     "What comes before the layers inside PyTorch's attention and transformer layers."
     if isinstance(module, nn.MultiheadAttention): return {module.out_proj: ()}
-    if not isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)): return {}
+    if not isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
+        return {}
     attention = [m for m in module.children() if isinstance(m, nn.MultiheadAttention)]
     linear = [module.linear1, *(m for a in attention for m in (a, a.out_proj))]
     return dict.fromkeys(linear, ()) | {module.linear2: (module.activation,)}
@@ -236,7 +242,8 @@ def _gain(r, how, seen):
         return gain(getattr(r.module, 'nonlinearity', 'linear')), None
     if how.gain is not None: return how.gain, None
     before = seen.get(r.module)
-    if before is None: return gain('relu'), "the activation before it is not seen: ReLU's gain"
+    if before is None:
+        return gain('relu'), "the activation before it is not seen: ReLU's gain"
     if not before: return 1., 'no activation before it'
     names = ', '.join(getattr(a, '__name__', type(a).__name__) for a in before)
     return gain(before[0] if len(before) == 1 else nn.Sequential(*before)), f'after {names}'
@@ -250,7 +257,8 @@ def _by_scheme(r, how, seen):
     return _Draw(r, None, how.scheme, distribution, g/math.sqrt(fan), fan=fan, note=note, how=how)
 
 def _orthogonal(r, how, g=1., note=None):
-    if r.value.dim() < 2: return _Draw(r, 'it is no matrix and cannot be orthogonal', how=how)
+    if r.value.dim() < 2:
+        return _Draw(r, 'it is no matrix and cannot be orthogonal', how=how)
     std = abs(g)/math.sqrt(max(r.value.shape[0]//r.blocks, math.prod(r.value.shape[1:])))
     return _Draw(r, None, 'orthogonal', 'orthogonal', std, note=note, how=how)
 
@@ -269,7 +277,8 @@ def _decide(r, how, way, seen):
     if way and how.given & {'scheme', 'fans'} and known:
         return _by_scheme(r, how, seen)
     if r.role == 'recurrent': return _orthogonal(r, how)
-    if r.role == 'embedding' and how.embedding is not None: return _by_std(r, how, how.embedding)
+    if r.role == 'embedding' and how.embedding is not None:
+        return _by_std(r, how, how.embedding)
     if r.role in ('weight', 'input'):
         if how.std is None: return _by_scheme(r, how, seen)
         return _by_std(r, how, how.std, distribution=_SCHEMES[how.scheme][1])
@@ -284,7 +293,8 @@ def _bias(r, how, way):
     if r.role == 'bias' or way and how.given & {'bias', 'bias_std'}:
         return _by_std(r, how, how.bias_std, how.bias)
     n, lstm = r.module.hidden_size, isinstance(r.module, (nn.LSTM, nn.LSTMCell))
-    if not (lstm and r.name.rpartition('.')[2].startswith('bias_ih')): return _by_std(r, how, 0.)
+    if not (lstm and r.name.rpartition('.')[2].startswith('bias_ih')):
+        return _by_std(r, how, 0.)
     gate = slice(n, 2*n)                           # input, forget, cell, output
     return _Draw(r, None, '0, forget gate 1', gate=gate, how=how)
 
@@ -300,13 +310,15 @@ def _one_of_tied(group, hits, rules, base, seen):
     reaches one of those that lead decides, or else the largest, into which the numbers go."""
     for r in group:
         key, how = rules[min(hits[r.name])] if hits[r.name] else (None, base)
-        if how is None: return _Draw(group[0], 'a rule leaves it alone', how=_How(rule=_key(key)))
+        if how is None:
+            return _Draw(group[0], 'a rule leaves it alone', how=_How(rule=_key(key)))
     lead = [r for r in group if r.role == 'embedding'] or group
     first = min((i for r in lead for i in hits[r.name]), default=None)
     how = base if first is None else rules[first][1]
     asked = group if first is None else [r for r in lead if first in hits[r.name]]
     decided = [_decide(r, how, hits[r.name].get(first), seen) for r in asked]
-    if alone := next((d for d in decided if d.why), None): return replace(alone, parameter=group[0])
+    if alone := next((d for d in decided if d.why), None):
+        return replace(alone, parameter=group[0])
     largest = max(group, key=lambda r: r.value.numel())
     leader = max(decided, key=lambda d: (d.parameter.role == 'embedding', d.parameter is largest))
     if leader.parameter.value.numel() == largest.value.numel(): return leader

@@ -64,7 +64,8 @@ _CUT = math.sqrt(1 - 4*math.exp(-2)/math.sqrt(2*math.pi)/math.erf(math.sqrt(2)))
 def _draw_(w, std, distribution, generator=None):
     "Fill `w` with numbers of mean 0 and standard deviation `std`."
     with torch.no_grad():
-        if distribution == 'normal': return w.normal_(0, std, generator=generator)
+        if distribution == 'normal':
+            return w.normal_(0, std, generator=generator)
         if distribution == 'truncated_normal':
             return trunc_normal_(w, 0, std/_CUT, -2*std/_CUT, 2*std/_CUT, generator=generator)
         bound = math.sqrt(3.)*std
@@ -78,7 +79,8 @@ def _drawable(w, name):
     if w.is_meta:
         raise InputError(f"{name} is on the meta device and has no numbers, "
                          "expected a real tensor: use to_empty() first.")
-    if not w.is_floating_point(): raise InputError(f"{name} is {w.dtype}, expected floating point.")
+    if not w.is_floating_point():
+        raise InputError(f"{name} is {w.dtype}, expected floating point.")
     if not w.numel():
         raise InputError(f"{name} has shape {tuple(w.shape)} and no elements, "
                          "expected at least one.")
@@ -167,7 +169,8 @@ def calculate_gain(
 # %% ../nbs/05_kaiming.ipynb #6290fe6f
 def _like_torch(w):
     "Whether there is anything to draw; says so as PyTorch does."
-    if 0 in w.shape: warnings.warn('Initializing zero-element tensors is a no-op', stacklevel=4)
+    if 0 in w.shape:
+        warnings.warn('Initializing zero-element tensors is a no-op', stacklevel=4)
     return 0 not in w.shape
 
 def _kaiming_(w, a, mode, nonlinearity, distribution, generator):
@@ -263,7 +266,8 @@ def _named(f):
     if f == 'linear': return lambda z: z
     f = {'swish': 'silu', 'leakyrelu': 'leaky_relu'}.get(f, f)
     if f in ('sin', 'cos'): return getattr(torch, f)
-    if f == 'prelu': return nn.PReLU()          # with the slope that PyTorch starts from, .25
+    if f == 'prelu':  # with the slope that PyTorch starts from, .25
+        return nn.PReLU()
     if callable(getattr(F, f, None)): return getattr(F, f)
     raise InputError(f"nonlinearity is {f!r}, expected 'linear', a function in torch.nn.functional "
                      "such as 'relu', 'tanh' or 'gelu', or a function.")
@@ -292,7 +296,8 @@ def _channels(f):
     n, after = p.numel(), [1]*(p.dim() - 1 - list(p.shape).index(p.numel()))
     sets = [q.detach().flatten().expand(n) for q in parameters if q.numel() in (1, n)]
     which = torch.stack(sets, 1).unique(dim=0, return_inverse=True)[1].tolist()
-    def channel(c, z): return f(z.view(-1, 1, *after).expand(-1, n, *after))[:, c].flatten()
+    def channel(c, z):
+        return f(z.view(-1, 1, *after).expand(-1, n, *after))[:, c].flatten()
     return [(which.count(i)/n, partial(channel, which.index(i))) for i in sorted(set(which))]
 
 def _activation(f):
@@ -301,13 +306,15 @@ def _activation(f):
     if isinstance(f, type) or not callable(f):
         raise InputError(f"the activation is {f!r}, expected a function or a module, "
                          "such as torch.tanh or nn.ReLU().")
-    if isinstance(f, nn.Module): f = copy.deepcopy(f).to('cpu', torch.float64).eval()
+    if isinstance(f, nn.Module):
+        f = copy.deepcopy(f).to('cpu', torch.float64).eval()
     z, checked = torch.linspace(-2, 2, 8, dtype=torch.float64, device='cpu'), []
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')             # softmax warns that it has to guess a dimension
         for share, g in _channels(f):
             checked.append((share, partial(_value, g, name)))
-            if torch.allclose(checked[-1][1](z)[:4], checked[-1][1](z[:4]), atol=1e-6): continue
+            if torch.allclose(checked[-1][1](z)[:4], checked[-1][1](z[:4]), atol=1e-6):
+                continue
             raise InputError(f"the activation {name} makes an element depend on the others, "
                              "expected a function of each element by itself.")
     return checked
@@ -351,7 +358,8 @@ def gain(
     backward: bool = False          # keep the gradient in place of the signal?
 ) -> float:
     "Gain that keeps a normal signal's mean square, 1/√E[f(Z)²], or the gradient's, 1/√E[f′(Z)²]."
-    if isinstance(param, bool): param, backward = None, param     # `backward` was second before 0.2
+    if isinstance(param, bool):  # `backward` was second before 0.2
+        param, backward = None, param
     if param is not None:
         if f not in ('leaky_relu', 'prelu'):
             raise InputError(f"param is {param!r}, which only 'leaky_relu' has: pass {f!r} as a "
@@ -368,6 +376,7 @@ def gain(
 _MOVED = dict.fromkeys(('init_', 'InitReport'), 'init')    # now in a later notebook; found here too
 
 def __getattr__(name):
-    if name not in _MOVED: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if name not in _MOVED:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from importlib import import_module
     return getattr(import_module(f'.{_MOVED[name]}', __package__), name)

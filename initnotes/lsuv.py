@@ -51,12 +51,14 @@ class ConvLayer(nn.Module):
         self.conv = nn.Conv2d(n_in, n_out, ks, stride=stride, padding=ks//2)
         self.relu = GeneralReLU(leak, sub, maxv)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor: return self.relu(self.conv(x))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.relu(self.conv(x))
 
     @property
     def weight(self) -> nn.Parameter: return self.conv.weight
     @property
-    def bias(self) -> torch.Tensor | None: return None if self.relu.sub is None else -self.relu.sub
+    def bias(self) -> torch.Tensor | None:
+        return None if self.relu.sub is None else -self.relu.sub
     @bias.setter
     def bias(self, v: float | torch.Tensor) -> None:
         if self.relu.sub is None:
@@ -69,6 +71,7 @@ _MOVED = dict.fromkeys(('LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds'), 'cali
 
 def __getattr__(name):
     "What has moved to a workshop, from there."
-    if name not in _MOVED: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f'{__package__}.{_MOVED[name]}'), name)
 

@@ -116,6 +116,7 @@ def solve(
         elif new.size < (1 - .2*damp)*best.size:
             best, jac, measured, damp = new, _broyden(jac, best, new), False, 1.
         elif measured: damp /= 3
-        else: jac, measured, damp = _slopes(search, best, range(len(u))), True, 1.
+        else:
+            jac, measured, damp = _slopes(search, best, range(len(u))), True, 1.
     best = min(nearest, best, key=lambda p: p.size)
     return _Found(best.u, best.got, search.count, _Hint(best.u, jac))

@@ -21,7 +21,8 @@ from .report import InputError
 from .layers import local
 
 # %% ../nbs/04b_undisturbed.ipynb #04b00006
-def _tensors(things): return [t for t in tree_flatten(things)[0] if isinstance(t, torch.Tensor)]
+def _tensors(things):
+    return [t for t in tree_flatten(things)[0] if isinstance(t, torch.Tensor)]
 
 def _devices(*things):
     "Devices with a random state of their own among the tensors of these."
@@ -35,7 +36,8 @@ def _generators(things, depth=3):
     found = {}
     for t in things:
         if type(t) in _BARE or isinstance(t, (type, types.ModuleType)): continue
-        if any(hasattr(t, k) for k in ('set_state', 'setstate', 'bit_generator')): found[id(t)] = t
+        if any(hasattr(t, k) for k in ('set_state', 'setstate', 'bit_generator')):
+            found[id(t)] = t
         elif isinstance(t, nn.Module):
             found |= _generators((v for m in t.modules() for v in vars(m).values()), 0)
         elif depth and hasattr(t, '__dict__'):
@@ -76,7 +78,8 @@ def unwatched(f: Callable) -> Callable:
 def memory(t: torch.Tensor) -> int | None:
     "Where the memory behind a tensor begins; None where it has none."
     t = local(t)
-    while _functorch.is_functorch_wrapped_tensor(t): t = _functorch.get_unwrapped(t)   # by grad
+    while _functorch.is_functorch_wrapped_tensor(t):  # by grad
+        t = _functorch.get_unwrapped(t)
     if t.layout != torch.strided or t.is_meta or not t.numel(): return None
     return t.untyped_storage().data_ptr() or None
 
@@ -97,7 +100,8 @@ def _put(p, value):
 def _equal(a, b):
     "Are two buffers the same numbers, as far as that can be said?"
     try: return a.is_meta or torch.equal(a, b)
-    except (RuntimeError, NotImplementedError): return False     # a layout that cannot be compared
+    except (RuntimeError, NotImplementedError):  # a layout that cannot be compared
+        return False
 
 # %% ../nbs/04b_undisturbed.ipynb #04b0000c
 @dataclass(eq=False)
@@ -115,7 +119,8 @@ class Trace:
     def remember(self, p: torch.Tensor) -> torch.Tensor:
         "What a parameter held before it was first written; it will be put back."
         if id(p) not in self.written:
-            with _outside(): self.written[id(p)] = p, p.detach(), p.detach().clone()
+            with _outside():
+                self.written[id(p)] = p, p.detach(), p.detach().clone()
         return self.written[id(p)][2]
 
     def write(self, p: torch.Tensor, value: torch.Tensor):
@@ -149,7 +154,8 @@ def _trace(model, states):
         trace.modes.append((m, m.training))
         trace.buffers.append((m, own, copies))
     for p in model.parameters():
-        if (at := memory(p)) is not None: trace.places.setdefault(at, []).append(p)
+        if (at := memory(p)) is not None:
+            trace.places.setdefault(at, []).append(p)
     return trace
 
 # %% ../nbs/04b_undisturbed.ipynb #04b0000e
@@ -199,12 +205,14 @@ class _Watch(TorchFunctionMode):
 
     def about_to_write(self, things):
         for t in _tensors(things):
-            for p in self.trace.places.get(memory(t), ()): self.trace.remember(p)
+            for p in self.trace.places.get(memory(t), ()):
+                self.trace.remember(p)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, '__name__', '')
         inplace = name.startswith('__i') or name.endswith('_') and not name.endswith('__')
-        if inplace or name in ('__set__', '__setitem__'): self.about_to_write((args[:1], kwargs))
+        if inplace or name in ('__set__', '__setitem__'):
+            self.about_to_write((args[:1], kwargs))
         elif kwargs.get('out') is not None: self.about_to_write(kwargs['out'])
         if self.dropout: return func(*args, **kwargs)
         if func in _DROPOUT: return args[0] if args else kwargs['input']
@@ -263,7 +271,8 @@ def undisturbed(
             else:
                 for p in model.parameters(): trace.remember(p)
             if not dropout:
-                for m, _ in trace.modes: m.training = m.training and not isinstance(m, _DROPPERS)
+                for m, _ in trace.modes:
+                    m.training = m.training and not isinstance(m, _DROPPERS)
             yield trace
         well = True
     finally:

@@ -12,9 +12,11 @@ from initnotes.report import InputError
 def test_general_relu():
     x = torch.randn(1000, dtype=torch.float64, requires_grad=True)
     for leak, sub, maxv in itertools.product((None, .1), (None, .4), (None, 1.)):
-        y, want = GeneralReLU(leak, sub, maxv).double()(x), F.leaky_relu(x, leak or 0.) - (sub or 0.)
+        y = GeneralReLU(leak, sub, maxv).double()(x)
+        want = F.leaky_relu(x, leak or 0.) - (sub or 0.)
         torch.testing.assert_close(y, want if maxv is None else want.clamp(max=maxv))
-        assert torch.autograd.gradcheck(GeneralReLU(leak, sub, maxv).double(), x[:9].detach().requires_grad_())
+        assert torch.autograd.gradcheck(GeneralReLU(leak, sub, maxv).double(),
+                                        x[:9].detach().requires_grad_())
     assert repr(GeneralReLU(.1, .4, 6.)) == 'GeneralReLU(leak=0.1, sub=0.4, maxv=6.0)'
 
 def test_conv_layer():
@@ -25,9 +27,10 @@ def test_conv_layer():
     block.bias -= torch.tensor(.3)
     torch.testing.assert_close(block(x), (y - .3).clamp(max=6.))
     other = ConvLayer(3, 8, 5, leak=.1, maxv=6.)
-    other.load_state_dict(block.state_dict())                                    # what calibration found is saved
+    other.load_state_dict(block.state_dict())  # what calibration found is saved
     torch.testing.assert_close(other(x), block(x))
-    assert dict(block.named_parameters()).keys() == {'conv.weight', 'conv.bias'} and copy.deepcopy(block).half().bias.dtype == torch.float16
+    assert dict(block.named_parameters()).keys() == {'conv.weight', 'conv.bias'}
+    assert copy.deepcopy(block).half().bias.dtype == torch.float16
 
 def test_conv_layer_without_a_shift():
     layer = ConvLayer(1, 2, sub=None)

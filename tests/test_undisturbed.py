@@ -121,10 +121,16 @@ def test_what_is_written_through_the_trace_stays_when_all_ends_well():
     model, was = Model(), torch.ones(4)
     with undisturbed(model) as trace:
         trace.write(model.own, 2*was); trace.write(model.own, 3*was)
-        torch.rand(1); trace.advance(); state = torch.get_rng_state(); torch.rand(1)
+        torch.rand(1)
+        trace.advance()
+        state = torch.get_rng_state()
+        torch.rand(1)
     assert torch.equal(model.own, 3*was) and torch.equal(torch.get_rng_state(), state)
     with undisturbed(model) as trace:
-        trace.write(model.own, was); torch.rand(1); trace.advance(); trace.discard()
+        trace.write(model.own, was)
+        torch.rand(1)
+        trace.advance()
+        trace.discard()
     assert torch.equal(model.own, 3*was) and torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ZeroDivisionError), undisturbed(model) as trace:
         trace.write(model.own, was); torch.rand(1); trace.advance(); 1/0
@@ -175,7 +181,10 @@ def test_training_a_compiled_model_is_put_back():
     compiled, before = torch.compile(model, backend='eager'), everything(model)
     with undisturbed(model, x, plain=False):
         opt = torch.optim.Adam(model.parameters(), lr=.1)
-        for _ in range(3): opt.zero_grad(); compiled(x).square().mean().backward(); opt.step()
+        for _ in range(3):
+            opt.zero_grad()
+            compiled(x).square().mean().backward()
+            opt.step()
         assert not torch.equal(before[0]['0.weight'], model[0].weight)
     unchanged(before, everything(model))
 
@@ -185,7 +194,9 @@ def test_optimisers_are_seen_by_the_plain_way_too():
         model, x = Model(), torch.randn(8, 4)
         before = everything(model)
         with undisturbed(model):
-            opt = make(model.parameters(), lr=.1); model(x).sum().backward(); opt.step()
+            opt = make(model.parameters(), lr=.1)
+            model(x).sum().backward()
+            opt.step()
             assert not torch.equal(before[0]['own'], model.own)
         unchanged(before, everything(model))
 
@@ -206,7 +217,8 @@ def test_nested_runs():
     before = everything(model)
     with undisturbed(model):
         model(torch.randn(8, 4))
-        with undisturbed(model) as trace: trace.write(model.own, torch.full((4,), 3.))
+        with undisturbed(model) as trace:
+            trace.write(model.own, torch.full((4,), 3.))
         assert model.own[0] == 3
     unchanged(before, everything(model))
 

@@ -107,7 +107,6 @@ def forward():
     with torch.no_grad(): model(images)
 report('lsuv_ on VGG11 (133 M weights, 64 pixels) against a bare forward',
        lambda: lsuv_(model, images), forward, 2, 7)
-del model
 
 off = r'largest \|std − 1\|'
 head = ['layers', 'against one forward', off, 'faster than the textbook loop', f'its {off}',
