@@ -504,7 +504,9 @@ KEYS = [   # a key, and the parameters that it reaches
         f'blocks.0.proj.{p}' for p in ('weight', 'bias'))}),
     (lambda m: getattr(m, 'out_features', 0) == 10, {'head.weight', 'head.bias'})]
 
-@pytest.mark.parametrize('key, reached', KEYS, ids=lambda k: '' if isinstance(k, set) else getattr(k, '__name__', str(k))[:20])
+def key_id(k): return '' if isinstance(k, set) else getattr(k, '__name__', str(k))[:20]
+
+@pytest.mark.parametrize('key, reached', KEYS, ids=key_id)
 @pytest.mark.parametrize('value', [.003, dict(std=.003), None])
 def test_whom_a_rule_reaches(key, reached, value):
     model = Net()
@@ -521,7 +523,7 @@ def test_a_module_as_key():
     report = rows(model, rules={model.blocks[1]: .01})
     assert {k for k, r in report.items() if r['rule']} == {k for k in ALL_BLOCKS if '.1.' in k}
 
-@pytest.mark.parametrize('key, reached', KEYS, ids=lambda k: '' if isinstance(k, set) else getattr(k, '__name__', str(k))[:20])
+@pytest.mark.parametrize('key, reached', KEYS, ids=key_id)
 def test_exclude_reaches_the_same(key, reached):
     model = Net()
     was, report = values(model), rows(model, exclude=key)

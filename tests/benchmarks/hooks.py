@@ -26,13 +26,13 @@ def mlp(*sizes):
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
 def deep(n, width):
-    layers = [m for _ in range(n) for m in (nn.Linear(width, width), nn.ReLU())]
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), *layers, nn.Linear(width, 10))
+    widths = [784] + [width]*(n + 1)
+    return mlp(*widths, 10)
 
 def compare(name, net, batch, limit):
     init_(net)
     opt, stats = torch.optim.SGD(net.parameters(), lr=.01), ActivationStats(net)
-    few = min(len(x), 50*batch)      # fifty steps of the small ones: an epoch is not shorter than that
+    few = min(len(x), 50*batch)
     def bare(step=lambda: None):
         for xb, yb in zip(x[:few].split(batch), y[:few].split(batch)):
             F.cross_entropy(net(xb), yb).backward()
