@@ -192,6 +192,7 @@ def textbook_(model, x, tol=1e-7, most=60):
 
 @thorough
 @given(net=nets, seed=st.integers(0, 10**6))
+@pytest.mark.slow
 def test_the_same_as_the_textbook_loop(net, seed):
     "In float64, where biases are zero and the loop converges."
     net = scatter_(net, seed).double()
@@ -646,6 +647,7 @@ def test_pruned_and_parametrised_biases():
 
 # ---- wrappers --------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_compiled_models():
     model, x = deep(3), torch.randn(32, 16)
     wrapped = torch.compile(model, backend='eager')

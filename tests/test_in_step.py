@@ -42,6 +42,7 @@ def test_unclean_notebook(copy):
     found(copy, '01_core.ipynb', 'nbdev_clean')
 
 @pytest.mark.parametrize('line', ['#export', '# export', '#hide', '#default_exp core', '#exporti'])
+@pytest.mark.slow
 def test_directive_without_pipe(copy, line):
     edit(copy/'nbs'/'01_core.ipynb',
          lambda nb: code_cells(nb)[3].update(source=[line + '\n', 'x = 1']))
@@ -66,6 +67,7 @@ def test_a_comment_is_no_directive(copy):
 @pytest.mark.parametrize('line',
                          ['from initnotes.why_sqrt5 import leaky_gain', 'import initnotes.data',
                           'from initnotes import data', 'from initnotes.all import *'])
+@pytest.mark.slow
 def test_uphill_import(copy, line):
     edit(copy/'nbs'/'01_core.ipynb', lambda nb: code_cells(nb)[1].update(source=[line]))
     found(copy, '01_core.ipynb', 'earlier lesson')

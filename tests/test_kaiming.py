@@ -187,6 +187,7 @@ def test_variance_is_scale_over_fan(mode, distribution, dtype):
         assert .8*min(most, 4*std) < w.abs().max() <= most*(1 + torch.finfo(dtype).eps)
 
 @pytest.mark.parametrize('mode, distribution, dtype', CASES)
+@pytest.mark.slow
 def test_the_distribution_is_exact(mode, distribution, dtype):
     stats = pytest.importorskip('scipy.stats')
     w, std = scaled(mode, distribution, dtype, 2., 9)

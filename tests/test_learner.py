@@ -625,6 +625,7 @@ def test_labels_are_kept_from_a_model_that_does_not_take_them():
         learn.fit(1)
         assert learn.step == 1 and learn.predict(dict(x=X)).shape == (16, 3)
 
+@pytest.mark.slow
 def test_a_model_of_transformers_trains_on_its_own_batches():
     from transformers import BatchEncoding, BertConfig, BertForSequenceClassification
     config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
