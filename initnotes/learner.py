@@ -380,8 +380,10 @@ class Learner:
                     self.xb, self.yb, self.how = (
                         _told(self.split(batch)) if self.split
                         else split_batch(batch, self.model, target))
-                    with suppress(CancelBatch): self._batch()
-                    with suppress(CancelBatch): self._at('after_batch')
+                    try: self._batch()
+                    except CancelBatch: pass
+                    try: self._at('after_batch')
+                    except CancelBatch: pass
             except (CancelEpoch, CancelFit): self._losses.read(self); raise
             self._losses.read(self)
         if self.batch_idx is None:
@@ -389,15 +391,16 @@ class Learner:
                              "expected at least one.")
 
     def _batch(self):
-        self._at('before_batch')
+        on = self._call
+        for call in on['before_batch']: call(self)
         model, xb, how = self.model, self.xb, self.how
         self.pred = model(xb) if how == 'one' else model(*xb) if how == 'several' else model(**xb)
-        self._at('after_pred')
+        for call in on['after_pred']: call(self)
         self.loss = self.loss_func(self.pred, self.yb)
         if self.loss.numel() != 1:
             raise InputError(f"loss_func gave shape {tuple(self.loss.shape)}, expected one "
                              "number: does it average over the batch?")
-        self._at('after_loss')
+        for call in on['after_loss']: call(self)
         if _waits(self.loss): self._losses.later(self)
         elif not math.isfinite(value := _value(self.loss)):
             _diverged(self, self.batch_idx, _rates(self), value)
