@@ -216,8 +216,8 @@ def _diverged(learn, batch, rates, value):
     late = f" (seen after batch {learn.batch_idx})" if batch != learn.batch_idx else ''
     raise DivergedError(
         f"the loss became {value} in epoch {learn.epoch}, batch {batch} of {phase}, at learning "
-        f"rate {', '.join(f'{lr:.3g}' for lr in rates)}{late}: lower it, look at the initialisation, "
-        "or look for nan in the batch.", learn.epoch, batch)
+        f"rate {', '.join(f'{lr:.3g}' for lr in rates)}{late}: lower it, "
+        "look at the initialisation, or look for nan in the batch.", learn.epoch, batch)
 
 # %% ../nbs/06a_learner.ipynb #57e7cdfb
 def _check_fit(learn, epochs):
@@ -230,7 +230,8 @@ def _check_fit(learn, epochs):
     closure = inspect.signature(type(opt).step).parameters.get('closure')
     if closure and closure.default is closure.empty:
         raise InputError(f"opt is {type(opt).__name__}, whose step needs a closure that "
-                         "evaluates the model again, expected one that steps from the gradients: SGD, Adam and the like.")
+                         "evaluates the model again, expected one that steps "
+                         "from the gradients: SGD, Adam and the like.")
     for what in ('train_dl', 'valid_dl'):
         if isinstance(dl := getattr(learn, what), Iterator):
             raise InputError(f"{what} is a {type(dl).__name__}, which is used up after one epoch, "
@@ -376,11 +377,13 @@ class Learner:
         with torch.set_grad_enabled(training):
             try:
                 for self.batch_idx, batch in enumerate(dl):
-                    if self.split: parts = _told(self.split(batch))
-                    else: parts = split_batch(batch, self.model, target)
-                    self.xb, self.yb, self.how = parts
-                    with suppress(CancelBatch): self._batch()
-                    with suppress(CancelBatch): self._at('after_batch')
+                    self.xb, self.yb, self.how = (
+                        _told(self.split(batch)) if self.split
+                        else split_batch(batch, self.model, target))
+                    try: self._batch()
+                    except CancelBatch: pass
+                    try: self._at('after_batch')
+                    except CancelBatch: pass
             except (CancelEpoch, CancelFit): self._losses.read(self); raise
             self._losses.read(self)
         if self.batch_idx is None:
@@ -388,16 +391,16 @@ class Learner:
                              "expected at least one.")
 
     def _batch(self):
-        self._at('before_batch')
-        if self.how == 'one': self.pred = self.model(self.xb)
-        else:
-            self.pred = self.model(*self.xb) if self.how == 'several' else self.model(**self.xb)
-        self._at('after_pred')
+        on = self._call
+        for call in on['before_batch']: call(self)
+        model, xb, how = self.model, self.xb, self.how
+        self.pred = model(xb) if how == 'one' else model(*xb) if how == 'several' else model(**xb)
+        for call in on['after_pred']: call(self)
         self.loss = self.loss_func(self.pred, self.yb)
         if self.loss.numel() != 1:
             raise InputError(f"loss_func gave shape {tuple(self.loss.shape)}, expected one "
                              "number: does it average over the batch?")
-        self._at('after_loss')
+        for call in on['after_loss']: call(self)
         if _waits(self.loss): self._losses.later(self)
         elif not math.isfinite(value := _value(self.loss)):
             _diverged(self, self.batch_idx, _rates(self), value)
@@ -574,23 +577,22 @@ class AvgStats(Callback):
                              f"{type(learn.xb).__name__} and "
                              f"{type(learn.yb).__name__} holds: AvgStats(batch_size=lambda xb, "
                              "yb: …).")
-        seen = self.seen.setdefault('train' if learn.training else 'valid', {})
-        if not seen:
-            seen |= {k: _Series() for k in ('items', 'loss', *self.metrics)}
-        seen['items'].append(n)
-        seen['loss'].append(learn.loss)
-        if not self.metrics: return
+        row = dict(items=n, loss=learn.loss)
         with torch.no_grad():
-            for k, metric in self.metrics.items():
-                seen[k].append(metric(learn.pred, learn.yb))
+            row |= {k: metric(learn.pred, learn.yb) for k, metric in self.metrics.items()}
+        phase = 'train' if learn.training else 'valid'
+        seen = self.seen.setdefault(phase, {k: _Series() for k in row})
+        for k, v in row.items(): seen[k].append(v)
 
     def means(self) -> dict[str, dict[str, float]]:
         "By phase, 'train' or 'valid': the averages so far in this epoch."
-        def mean(ns, vs):
-            return sum(n*v for n, v in zip(ns, vs))/sum(ns) if any(ns) else math.nan
-        both = {phase: {k: v.read() for k, v in seen.items()} for phase, seen in self.seen.items()}
-        return {phase: {k: mean(cols['items'], v) for k, v in cols.items() if k != 'items'}
-                for phase, cols in both.items()}
+        means = {}
+        for phase, seen in self.seen.items():
+            columns = {k: v.read() for k, v in seen.items()}
+            ns = columns.pop('items')
+            means[phase] = {k: sum(map(operator.mul, ns, vs))/sum(ns) if any(ns) else math.nan
+                            for k, vs in columns.items()}
+        return means
 
     def after_epoch(self, learn: Learner) -> None:
         means = {f'{phase} {k}': v for phase, each in self.means().items() for k, v in each.items()}
@@ -732,8 +734,7 @@ class LRFinder(Callback):
 
     def before_batch(self, learn: Learner) -> None:
         if not learn.training: raise CancelEpoch
-        if len(self.lrs) == self.steps:
-            self._end(f'all {self.steps} steps were made')
+        if len(self.lrs) == self.steps: raise CancelFit
         self._lr = self.lr_min*(self.lr_max/self.lr_min)**(len(self.lrs)/(self.steps - 1))
         self._set = [self._lr*share for share in self._shares]
         for g, lr in zip(learn.opt.param_groups, self._set): g['lr'] = lr
@@ -742,8 +743,8 @@ class LRFinder(Callback):
         if (found := _rates(learn)) != self._set:
             self.ended = 'another callback interfered'
             raise InputError(f"another callback set the learning rates to {found} while LRFinder "
-                             f"had set {self._set}, expected none that does: mark it only_fit = True and call "
-                             "learn.lr_find().")
+                             f"had set {self._set}, expected none that does: mark it "
+                             "only_fit = True and call learn.lr_find().")
         self.losses.append(_value(learn.loss))
         self.lrs.append(self._lr)
         self._smooth = .8*self._smooth + .2*self.losses[-1]
@@ -772,15 +773,15 @@ class LRFinder(Callback):
     def _weights(self):
         "Of a loss and its neighbours: a triangle."
         half = max(2, self.steps//20)
-        return torch.arange(-half, half + 1).abs().neg() + half + 1.
+        return half + 1. - torch.arange(-half, half + 1).abs().double()
 
     @property
     def smoothed(self) -> list[float]:
         "The losses, as far as they are finite, averaged over some eleven of a hundred steps."
-        losses = torch.tensor(list(itertools.takewhile(math.isfinite, self.losses))).double()
-        w = self._weights().double()
-        both = torch.stack([losses, torch.ones_like(losses)])[:, None]
-        if not len(losses): return []
+        losses = list(itertools.takewhile(math.isfinite, self.losses))
+        if not losses: return []
+        w, ones = self._weights(), [1.]*len(losses)
+        both = torch.tensor([[losses], [ones]], dtype=torch.double)
         total, weight = nn.functional.conv1d(both, w[None, None], padding=len(w)//2)[:, 0]
         return (total/weight).tolist()
 
