@@ -600,6 +600,7 @@ class Record(Plots):
     "What `ActivationStats` recorded, or its `load` read: tables, histories and pictures."
     rows, sample, bins, steps, passes = 256, 5, 128, 0, 0
     functions, watched, _followed, model, _windows, _rest = (), (), (), None, None, 1
+    compiled = False
 
     def _ready(self):
         if self._windows is None:
@@ -811,8 +812,10 @@ def _table(s, last):
             update_ratio=_root(sum(m[0] for m in own), sum(m[1] for m in own)),
             units=sum(u['units'] for u in mine) if mine else None, **count,
             saturated=small[0]/small[1] if small[1] else None, note=_note(s, w)))
+    if s.compiled:
+        report.lines = ["The compiled model ran uncompiled while it was watched."]
     if s.functions:
-        report.lines = [
+        report.lines = [*report.lines,
             f"{len(s.functions)} activations of a pass are functions "
             f"({', '.join(dict.fromkeys(s.functions))}), which no hook sees: their units are not "
             "counted. As modules (nn.ReLU and the like) they would be."]
@@ -833,7 +836,8 @@ def _written(s):
         low, high = u.ends.unbind(1)
         alive = ~u.shares(slice(None))[0] & ~(low > high)
         return dict(dim=u.dim, known=u.known, ends=u.ends, small=u.small, alive=alive)
-    sizes = {k: getattr(s, k) for k in ('rows', 'sample', 'bins', 'steps', 'passes', '_rest')}
+    sizes = {k: getattr(s, k) for k in
+             ('rows', 'sample', 'bins', 'steps', 'passes', '_rest', 'compiled')}
     return dict(version=1, sizes=sizes, functions=list(s.functions), windows=vars(s._windows),
                 watched=[_plain_fields(w) | dict(units=[*map(units, w.units)]) for w in s.watched],
                 followed=[_plain_fields(p) for p in s._followed])
@@ -1040,7 +1044,7 @@ class ActivationStats(Record, Callback):
     def __exit__(self, *_): self.remove()
     def before_fit(self, learn: Learner) -> None:
         model = _uncompiled(learn.model)
-        if self.model is None: self._prepare(model)
+        if self.model is None: self._prepare(learn.model)
         elif not any(m is self.model for m in model.modules()):
             raise InputError("this ActivationStats has watched another model, expected the same "
                              "one, or a part of it: make a new ActivationStats for each model.")
@@ -1067,6 +1071,7 @@ class ActivationStats(Record, Callback):
 
     def _prepare(self, model):
         "Choose the modules, and make room for all that will be kept, but for the units' extremes."
+        self.compiled = _uncompiled(model) is not model
         self.model = model = _uncompiled(model)
         parameters = dict(model.named_parameters())
         for name, p in parameters.items():
@@ -1291,8 +1296,8 @@ class ActivationStats(Record, Callback):
         scale = torch.stack([torch.as_tensor(s).to(squares) for s in scales])[:, None]
         n = torch.tensor(self._moves.lengths).to(squares).expand_as(squares[:, 0])
         with_grad = n*torch.tensor(there).to(squares)
-        grads = squares[:, 2]/scale**2
-        # A step that GradScaler skipped counts for nothing.
+        grads = squares[:, 2]                # as the optimiser saw them: GradScaler has divided
+        # A step that it skipped counts for nothing.
         with_grad = torch.where((scale != 1) & ~grads.isfinite(), 0., with_grad)
         grads = torch.where(with_grad > 0, grads, 0.)
         rows = torch.tensor([s//self.every for s in steps], device=self.device)

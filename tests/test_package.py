@@ -156,3 +156,15 @@ def test_readme_names_every_command():
     readme, makefile = ((ROOT/f).read_text(encoding='utf-8') for f in ('README.md', 'Makefile'))
     for target in re.findall(r'make (\w+)', readme):
         assert re.search(rf'^{target}:', makefile, re.M), target
+
+def test_moved_names_are_found_in_their_old_places():
+    "As the changelog's table says."
+    import importlib
+    changes = (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| (`.*) \| `([\w.]+)` \| `([\w.]+)` \|$', changes, re.M)
+    assert len(rows) > 6
+    for names, was, now in rows:
+        for name in re.findall(r'`(\w+)`', names):
+            found = [getattr(importlib.import_module(m), name) for m in (was, now)]
+            assert found[0] is found[1], name
+        with pytest.raises(AttributeError): importlib.import_module(was).no_such_name

@@ -1,5 +1,5 @@
 "Statistics that are torch's, dead units that are the planted ones, and every way of being misled."
-import copy, io, itertools, math, pickle, warnings
+import copy, io, itertools, math, pickle, subprocess, sys, warnings
 
 import pytest, torch
 import torch.nn.functional as F
@@ -1103,3 +1103,33 @@ def test_small_nets_are_looked_at_less_often_after_a_while(tmp_path):
             large.model(torch.ones(40, 1000, requires_grad=True)).sum().backward()
             large.step()
     assert large.table()[0]['steps'] == 40
+
+@pytest.mark.slow
+def test_a_sharded_model_is_watched_like_a_whole_one():
+    code = '''
+import torch, torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from initnotes import ActivationStats
+
+dist.init_process_group('gloo', rank=0, world_size=1, store=dist.HashStore())
+torch.manual_seed(0)
+whole, parts = (nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(2))
+parts.load_state_dict(whole.state_dict())
+fully_shard(parts, mesh=init_device_mesh('cpu', (1,)))
+x, found = torch.randn(16, 6), []
+for m in (whole, parts):
+    opt = torch.optim.SGD(m.parameters(), lr=.1)
+    with ActivationStats(m) as s:
+        for _ in range(3):
+            m(x).square().mean().backward()
+            opt.step(); s.step(); opt.zero_grad()
+    found.append(s.history())
+for k in ('std', 'grad_rms', 'dead', 'update_ratio', 'param_rms', 'param_grad_rms'):
+    a, b = (h[k].nan_to_num() for h in found)
+    assert torch.allclose(a, b, rtol=1e-5), k
+dist.destroy_process_group()
+'''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr[-2000:]
