@@ -61,3 +61,36 @@ def site(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('site')
     website.build(tmp/'_site', work=tmp/'work')
     return tmp/'_site'
+
+@pytest.fixture(autouse=True)
+def seeded(request):
+    """The same numbers every time, where a test file has a `SEED`.
+
+    And one thread: on small tensors more only wait for one another."""
+    if not hasattr(request.module, 'SEED'):
+        yield
+        return
+    import torch
+    threads = torch.get_num_threads()
+    torch.manual_seed(request.module.SEED); torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+# ---- for hooks -------------------------------------------------------------------------------
+
+def hooks_on(model):
+    "Everything that is registered anywhere in a model."
+    kinds = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks',
+             '_forward_hooks_with_kwargs', '_forward_pre_hooks_with_kwargs')
+    return sum(len(getattr(m, k)) for m in model.modules() for k in kinds)
+
+def small(act=None):
+    "A small convolutional net for `images`, its activations ReLUs, or made by `act`."
+    from torch import nn
+    act = act or nn.ReLU
+    return nn.Sequential(nn.Conv2d(1, 4, 3), act(), nn.Flatten(), nn.Linear(4*36, 5), act(),
+                         nn.Linear(5, 3))
+
+def images(n=8):
+    import torch
+    return torch.randn(n, 1, 8, 8)

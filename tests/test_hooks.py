@@ -1,42 +1,13 @@
 "Hooks that vanish, whatever happens, and modules chosen by whatever names them."
-import copy, io, itertools, math, pickle, warnings
-
 import pytest, torch
 import torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
 from torch import nn
 
+from conftest import hooks_on, images, small
 from initnotes.core import InputError
-from initnotes.hooks import ActivationStats, Hook, Hooks, find_modules
-from initnotes.training import Callback, CancelFit, DivergedError, Learner, TensorLoader
+from initnotes.hooks import ActivationStats, Hook, Hooks, find_modules   # two are in old places
 
-quick = settings(max_examples=60, deadline=None)
-
-@pytest.fixture(autouse=True)
-def seeded():
-    threads = torch.get_num_threads()
-    torch.manual_seed(30); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-def hooks_on(model):
-    "Everything that is registered anywhere in a model."
-    return sum(len(h) for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks,
-                                                         m._backward_hooks, m._backward_pre_hooks,
-                                                         m._forward_hooks_with_kwargs,
-                                                         m._forward_pre_hooks_with_kwargs))
-
-def small(act=nn.ReLU):
-    return nn.Sequential(nn.Conv2d(1, 4, 3), act(), nn.Flatten(), nn.Linear(4*36, 5), act(),
-                         nn.Linear(5, 3))
-def images(n=8): return torch.randn(n, 1, 8, 8)
-def watch(model, *batches, loss=lambda out: out.square().mean(), **kwargs):
-    "Statistics of some batches, without an optimiser."
-    with ActivationStats(model, **kwargs) as s:
-        for b in batches: loss(model(b)).backward(); s.step()
-    return s
-def close(a, b, rtol=1e-6):
-    return math.isclose(float(a), float(b), rel_tol=rtol, abs_tol=1e-12)
+SEED = 30
 
 # ---- Hook and Hooks --------------------------------------------------------------------------
 

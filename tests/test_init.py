@@ -17,13 +17,7 @@ CUT = .87962566103423978                              # std of a normal cut at Â
 KURTOSIS = (3 - 28*math.exp(-2)/math.sqrt(2*math.pi)/math.erf(math.sqrt(2)))/CUT**4
 thorough = settings(max_examples=40, deadline=None)
 
-@pytest.fixture(autouse=True)
-def seeded():
-    "The same numbers every time; on one thread: on small tensors more only wait for one another."
-    threads = torch.get_num_threads()
-    torch.manual_seed(20); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+SEED = 20
 
 # ---- init_: every kind of model ----------------------------------------------------------------
 

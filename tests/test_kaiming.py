@@ -20,13 +20,7 @@ CUT = math.sqrt(1 - 4*math.exp(-2)/math.sqrt(2*math.pi)/math.erf(math.sqrt(2)))
 quick = settings(max_examples=150, deadline=None)
 thorough = settings(max_examples=40, deadline=None)
 
-@pytest.fixture(autouse=True)
-def seeded():
-    "The same numbers every time; on one thread: on small tensors more only wait for one another."
-    threads = torch.get_num_threads()
-    torch.manual_seed(20); torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+SEED = 20
 
 def Phi(x): return math.erfc(-x/math.sqrt(2))/2
 def phi(x): return math.exp(-x*x/2)/math.sqrt(2*math.pi)
