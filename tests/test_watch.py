@@ -1118,3 +1118,20 @@ dist.destroy_process_group()
 '''
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert not done.returncode, done.stderr[-2000:]
+
+@pytest.mark.parametrize('scale', [1e-30, 1e-22, 3e-21, 1e-19, 1., 1e20])
+def test_small_and_large_signals_keep_their_digits(scale):
+    m, x = nn.Identity(), (torch.randn(90, 90)*scale).requires_grad_()
+    s = watch(m, x, loss=torch.sum)
+    assert s.table()[0]['std'] == pytest.approx(x.detach().double().std().item(), rel=1e-5)
+
+def test_a_gradient_that_the_loss_is_made_from_is_not_the_losses():
+    m, x, outs = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(10, 3), []
+    def loss():
+        inner = 100*m(x).square().mean()
+        g, = torch.autograd.grad(inner, m[0].weight, create_graph=True)
+        return g.square().sum()
+    with ActivationStats(m) as s: loss().backward(); s.step()
+    m[2].register_forward_hook(lambda m, i, o: outs.append(o))
+    true, = torch.autograd.grad(loss(), outs)
+    assert s.table()[2]['grad_rms'] == pytest.approx(true.square().mean().sqrt().item(), rel=1e-5)
