@@ -91,6 +91,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'initnotes.core.Stats.var': ('core.html#stats.var', 'initnotes/core.py'),
                                 'initnotes.core._count': ('core.html#_count', 'initnotes/core.py'),
                                 'initnotes.core._gram': ('core.html#_gram', 'initnotes/core.py'),
+                                'initnotes.core._row_sums': ('core.html#_row_sums', 'initnotes/core.py'),
                                 'initnotes.core._rows': ('core.html#_rows', 'initnotes/core.py'),
                                 'initnotes.core.gathered': ('core.html#gathered', 'initnotes/core.py'),
                                 'initnotes.core.rms_interval': ('core.html#rms_interval', 'initnotes/core.py'),

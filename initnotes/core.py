@@ -42,9 +42,8 @@ def _rows(x):
         x = x.permute(0, *sorted(range(1, x.dim()), key=lambda d: -x.stride(d)))
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
-def _gram(rows, about=None):
-    "Sums over rows of products of 1, s (a row's sum) and q (of its squares), (3, 3) in float64."
-    rest = rows if about is None else rows - about
+def _row_sums(rest):
+    "Of each row: 1, its sum and the sum of its squares, (3, rows) in float64."
     # In float64 at once where that costs no more, and in parts: longer sums lose digits.
     wide = {} if rest.device.type in ('cpu', 'mps') else dict(dtype=torch.float64)
     norms = [torch.linalg.vector_norm(part, dim=1, **wide) for part in rest.split(2**14, 1)]
@@ -52,6 +51,11 @@ def _gram(rows, about=None):
     found = torch.stack([torch.ones_like(norm), rest.sum(1, **wide), norm])
     found = (found.cpu() if found.device.type == 'mps' else found).double()
     found[2] *= found[2]
+    return found
+
+def _gram(rows, about=None):
+    "Sums over rows of the products of these three, (3, 3); `about` is taken off the rows before."
+    found = _row_sums(rows if about is None else rows - about)
     return found @ found.T
 
 # %% ../nbs/01_core.ipynb #a3c0e003

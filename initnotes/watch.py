@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
 from .report import InputError, Report
-from .core import Moments
+from .core import Moments, _row_sums
 from .layers import EMBEDDINGS, NORMS, RECURRENT, Where
 from .layers import _wanted, find_modules, kinds, local
 from .learner import Callback, Learner
@@ -82,16 +82,15 @@ class _Sheet:
 
 # %% ../nbs/07a_watch.ipynb #b7d40004
 def _three(rows, lengths):
-    "Number, sum and sum of squares of each row, in float64."
-    wide = torch.float32 if rows.device.type == 'mps' else torch.float64
-    n, total = torch.tensor(lengths, dtype=wide, device=rows.device), rows.sum(1).to(wide)
-    squares = torch.linalg.vector_norm(rows, dim=1).to(wide).square()
+    "Number, sum and sum of squares of each row, in float64 where there is one."
+    like = torch.zeros((), dtype=torch.float32 if rows.device.type == 'mps' else torch.float64,
+                       device=rows.device)
+    n, (_, total, squares) = torch.tensor(lengths).to(like), _row_sums(rows).to(like)
     if rows.dtype == torch.float32:      # squares near its ends, or a mean that swallows the rest
         bad = ~((squares < 1e30*n) & (squares > 1e-25*n) & (total**2 < .8*n*squares))
         if bad.any():
-            again = rows[bad].cpu().double()
-            total[bad] = again.sum(1).to(total)
-            squares[bad] = torch.linalg.vector_norm(again, dim=1).square().to(total)
+            again = _row_sums(rows[bad].cpu().double()).to(like)
+            total[bad], squares[bad] = again[1], again[2]
     return torch.stack([n, total, squares], 1)
 
 # %% ../nbs/07a_watch.ipynb #5f8937d6
