@@ -6,11 +6,12 @@
 __all__ = ['first_tensor', 'Hook', 'Hooks']
 
 # %% ../nbs/07_hooks.ipynb #2b3037ad
-import dataclasses, sys, threading
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import nn
 from .report import InputError
+from .undisturbed import uncompiled
 
 # %% ../nbs/07_hooks.ipynb #8cc51c80
 def _nothing(*args, **kwargs): "What is left of a hook in a copy of the model."
@@ -34,27 +35,6 @@ def first_tensor(
     elif dataclasses.is_dataclass(out): out = vars(out).values()
     elif not isinstance(out, (tuple, list)): return None
     return next((t for t in map(first_tensor, out) if t is not None), None)
-
-# %% ../nbs/07_hooks.ipynb #b7d00001
-#| code-fold: true
-class _Uncompiled:
-    "While it is held (by several, perhaps), what torch.compile compiled runs as it was written."
-    lock, held, stance = threading.Lock(), 0, None
-    @classmethod
-    def hold(cls):
-        with cls.lock:
-            cls.held += 1
-            known = 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance')
-            if cls.stance is None and known:
-                cls.stance = torch.compiler.set_stance('force_eager')
-                cls.stance.__enter__()
-    @classmethod
-    def release(cls):
-        with cls.lock:
-            cls.held -= 1
-            if not cls.held and cls.stance is not None:
-                cls.stance.__exit__(None, None, None)
-                cls.stance = None
 
 # %% ../nbs/07_hooks.ipynb #c9a9e706
 class Hook(_Called):
@@ -94,11 +74,11 @@ class Hook(_Called):
         if self._handle is None: return
         self._handle.remove()
         self._handle = None
-        _Uncompiled.release()
+        uncompiled.release()
     def __enter__(self):
         if self._handle is None:
             self._handle = self.module.register_forward_hook(self, with_kwargs=True)
-            _Uncompiled.hold()
+            uncompiled.hold()
         return self
     def __exit__(self, *_): self.remove()
 

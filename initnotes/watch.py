@@ -19,7 +19,8 @@ from .core import Moments, _row_sums
 from .layers import EMBEDDINGS, NORMS, RECURRENT, Where
 from .layers import _wanted, find_modules, kinds, local
 from .learner import Callback, Learner
-from .hooks import _Called, _Uncompiled, first_tensor
+from .undisturbed import uncompiled
+from .hooks import _Called, first_tensor
 
 # %% ../nbs/07a_watch.ipynb #3da7f5a6
 def _sample(x, most, shift=0):
@@ -1110,14 +1111,14 @@ class ActivationStats(Record, Callback):
         if self._first is None:
             self._first = _First(self)
             self._handles.append(self._first)
-        _Uncompiled.hold()
+        uncompiled.hold()
 
     def remove(self) -> None:
         "Take all hooks off; what was recorded stays."
         if not self._handles: return
         for h in self._handles: h.remove()
         self._handles, self._first = [], ()
-        _Uncompiled.release()
+        uncompiled.release()
 
     def _renew(self):
         "Parameters unfrozen or replaced since: a new one has a column of its own from now on."

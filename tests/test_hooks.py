@@ -112,3 +112,21 @@ def test_find_modules():
                                          ([], 'matches no module')])
 def test_find_modules_refuses(where, says):
     with pytest.raises(InputError, match=says): find_modules(small(), where)
+
+@pytest.mark.slow
+def test_hooks_and_runs_without_trace_hold_one_switch():
+    "Compiled code is left alone until the last of them has gone, in whatever order they go."
+    from contextlib import ExitStack
+    from initnotes.undisturbed import undisturbed
+    m, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU()), torch.randn(3, 4)
+    c, seen = torch.compile(m, backend='eager'), []
+    c(x)
+    run = ExitStack()
+    run.enter_context(undisturbed(m))
+    with Hook(m[1], lambda *a: seen.append(1)):
+        run.close()
+        c(x)
+        with undisturbed(m): c(x)
+        c(x)
+    c(x)
+    assert len(seen) == 3 and not torch._dynamo.eval_frame._stance.stance == 'force_eager'
