@@ -108,29 +108,27 @@ def test_every_figure_says_what_it_shows(stem):
             assert len(alt) > 40, f'{stem}, cell {i}: a figure without `#| fig-alt: …`'
 
 @pytest.mark.parametrize('stem', [s for s in LESSONS if not readme.is_workshop(s)])
-def test_exercises_are_predicted_hinted_solved_and_asserted(site, stem):
+def test_exercises_are_marked_solved_asserted_and_folded(site, stem):
     cells = LESSONS[stem]['cells']
-    at = next(i for i, c in enumerate(cells) if '## Exercises\n' in source(c))
-    text = source(cells[at]).partition('## Exercises\n')[2].partition('## Solutions')[0]
-    exercises = re.split(r'^(?=\d\. )', text, flags=re.M)
-    assert 'redict' in exercises[0] and 2 <= len(exercises[1:]) <= 4
-    hinted = ['<details><summary>Hint</summary>' in e for e in exercises[1:]]
-    assert all(hinted), 'an exercise without hint'
+    at = [next(i for i, c in enumerate(cells) if source(c).startswith(f'## {name}'))
+          for name in ('What held', 'Exercises', 'Where to read on', 'Solutions')]
+    assert at == sorted(at)
+    exercises = ''.join(source(c) for c in cells[at[1]:at[2]])
+    marks = re.findall(r'^\*\*(\d)\.\*\* (●○○|●●○|●●●) ', exercises, re.M)
+    assert [int(k) for k, _ in marks] == [*range(1, len(marks) + 1)] and 2 <= len(marks) <= 4
     solutions = {}
-    for c in cells[at:]:
+    for c in cells[at[3]:]:
         if c['cell_type'] == 'markdown':
             number = (website.SOLUTION.findall(source(c)) or [None])[-1]
         elif number: solutions[number] = solutions.get(number, '') + source(c)
-    assert list(solutions) == [str(k) for k in range(1, len(exercises))]
+    assert list(solutions) == [k for k, _ in marks]
     assert all(re.search(r'\bassert\b|\btest_\w+\(|\bexpect_fail\(|\.check\(', s)
                for s in solutions.values()), 'a solution that nothing asserts'
     page = soup(site/f'{stem}.html')
     folded = page.find_all('details', class_='solution')
     assert [d.summary.get_text() for d in folded] == [f'Solution {k}' for k in solutions]
     assert all(d.find('pre') for d in folded)
-    assert len(page.find_all('summary', string='Hint')) == len(folded)
     assert not any(d.has_attr('open') for d in page.find_all('details'))
-    assert not any('To read on' in d.get_text() for d in folded)
 
 @pytest.mark.parametrize('stem', LESSONS)
 def test_number_question_time_and_download(site, stem):
@@ -163,9 +161,13 @@ SMALL = [
                  'The *gain* of two ReLUs is a gain. See lesson 09, lessons 01 (x) and 01.'),
     ('code', '#| hide\nsecret = 1'), ('code', '#| export\nimport math\nx = 1'),
     ('code', '#| code-fold: true\n#| fig-alt: A line\ny = 2'),
-    ('markdown', '**Predict** it.\n\n## Exercises\n\n1. What?\n\n## Solutions\n\n**1.** That.'),
-    ('code', '#| code-fold: true\nassert 1'),
-    ('markdown', '**To read on:** [He](references.bib#He2015).')]
+    ('code', "guess = ...  # a number: the answer"),
+    ('code', "quiz.guess('answer', guess, 42., se=2.)"),
+    ('markdown', 'It is 42.\n\n## Exercises\n\n**1.** ●○○ What?'),
+    ('markdown', '## Where to read on\n\n[He](references.bib#He2015).'),
+    ('markdown', '## Solutions\n\n**1.** That.'), ('code', '#| code-fold: true\nassert 1')]
+ANSWER = dict(output_type='execute_result', metadata={}, execution_count=None, data={
+    'text/plain': 'answer: 42', website.GUESS: dict(measured=42., theory=None, se=2.)})
 
 @pytest.fixture
 def small(tmp_path):
@@ -177,7 +179,8 @@ def small(tmp_path):
         shutil.copytree(ROOT/'nbs'/'images', tmp_path/'nbs'/'images', dirs_exist_ok=True)
         nb = {**LESSONS['01_core'],
               'cells': [dict(cell_type=kind, id=f'cell{k}', metadata={}, source=text,
-                             **(dict(outputs=[], execution_count=None) if kind == 'code' else {}))
+                             **(dict(outputs=[ANSWER]*text.startswith('quiz'), execution_count=None)
+                                if kind == 'code' else {}))
                         for k, (kind, text) in enumerate(cells)]}
         for stem in ('01_core', 'index'):
             (tmp_path/'nbs'/f'{stem}.ipynb').write_text(json.dumps(nb), encoding='utf-8')
@@ -197,7 +200,9 @@ def test_small_lesson(small):
     # that of the solution is folded already
     assert page.find(class_='tag_exported') and len(page.find_all('details', class_='hide')) == 1
     assert page.find('details', class_='solution').find('pre').get_text().strip() == 'assert 1'
-    assert 'predict' in page.find('strong', string='Predict').parent['class']
+    asked = json.loads(page.find(class_='guess')['data-asked'])
+    assert asked == dict(what='cell5', kind='number', n=1, choices=[], measured=42, theory=None,
+                         se=2)
     linked = {a.get_text(): a['href'] for a in page.find_all('a', href=re.compile('glossary'))}
     assert linked == dict(gain='glossary.html#term-gain', ReLUs='glossary.html#term-ReLU')
     assert page.find('a', href='references.html#he2015').get_text() == 'He'

@@ -28,6 +28,22 @@ def directives(cell):
     if cell['cell_type'] != 'code': return {}
     return {m[1]: m[2] for m in DIRECTIVE.finditer(source(cell))}
 
+ASKED = re.compile(r'guess = \.\.\.  # (?:(a number)|(\w+) numbers|(\'.*\'))')
+COUNTS = dict(two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10)
+
+def guess_of(cell):
+    """What a cell `guess = ...  # …` asks for: its kind, how many numbers, which choices.
+
+    None where the cell asks for no guess; `ValueError` where it does not say what it asks for."""
+    if cell['cell_type'] != 'code' or not (line := code(cell).strip()).startswith('guess = ...'):
+        return
+    if not (m := ASKED.match(line)) or '\n' in line:
+        raise ValueError(f"{line!r}, expected one line such as guess = ...  # a number, "
+                         "# three numbers, or # 'grows' or 'shrinks'")
+    if m[1]: return 'number', 1, []
+    if m[3]: return 'choice', 0, re.findall(r"'(.*?)'", m[3])
+    return 'sketch', int(m[2]) if m[2].isdecimal() else COUNTS[m[2].lower()], []
+
 def nodes(cell):
     "Every node of a code cell's syntax tree, its magics left out."
     if cell['cell_type'] != 'code': return ()
@@ -80,18 +96,23 @@ def out_of_step(root):
 
 # ---- folds, directives, imports --------------------------------------------------------------
 
+FOLDS = 'jupyter', 'jp-MarkdownHeadingCollapsed'   # what JupyterLab knows of it
+
 def fold(nb):
-    "Have JupyterLab fold what the site folds or leaves out."
+    "Have JupyterLab fold what the site folds or leaves out, and all solutions."
     for c in nb['cells']:
-        c['metadata'].pop('jupyter', None)
+        for key in FOLDS: c['metadata'].pop(key, None)
         if {'hide', 'default_exp', 'code-fold'} & directives(c).keys():
             c['metadata']['jupyter'] = dict(source_hidden=True)
+        elif c['cell_type'] == 'markdown' and source(c).startswith('## Solutions'):
+            c['metadata']['jp-MarkdownHeadingCollapsed'] = True
 
 def badly_folded(path, nb):
-    before = [c['metadata'].get('jupyter') for c in nb['cells']]
+    def folds(): return [{k: c['metadata'].get(k) for k in FOLDS} for c in nb['cells']]
+    before = folds()
     fold(nb)
-    for i, c in enumerate(nb['cells']):
-        if c['metadata'].get('jupyter') != before[i]:
+    for i, (was, now) in enumerate(zip(before, folds())):
+        if was != now:
             yield (f'{path.name}, cell {i}: folded in JupyterLab but not on the site, '
                    'or not here but there; run `make store`')
 

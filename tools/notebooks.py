@@ -21,10 +21,12 @@ from nbdev.clean import clean_nb
 from tqdm import tqdm
 from traitlets.config import Config
 
-from instep import fold, nodes, read
+from instep import FOLDS, fold, guess_of, nodes, read
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = 'application/vnd.initnotes.ledger+json'
+GUESS = 'application/vnd.initnotes.guess+json'
+SVG = 'image/svg+xml'
 
 # The instruction sets of the three libraries that compute; an empty value is what the machine has.
 CPU = ('ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'MKL_CBWR')
@@ -36,6 +38,7 @@ PINS = SETTINGS['avx2-1']     # of a reference run
 RTOL, FLOOR = 1e-4, 1e-7      # of a stored number, beside one unit of its last printed digit
 VISIBLE, PIXELS = 40/255, 4   # a pixel differs visibly beyond the first; so many may
 SHARE = 2e-5                  # or so large a share of them
+MOVED = .6                    # what a part of an SVG picture may move, in points
 
 def text(x): return ''.join(x) if isinstance(x, list) else x
 
@@ -55,11 +58,14 @@ def environment(settings, seed):
     env.setdefault('OMP_WAIT_POLICY', 'passive')   # a waiting thread burns no core others need
     return env | dict(TQDM_DISABLE='1', PYTHONPATH=os.pathsep.join(filter(None, path)))
 
-def execute(path, seed=None, settings={}, on_cell=lambda **_: None):
-    "Execute the notebook at `path` in a fresh kernel; return it, cleaned as nbdev cleans."
+def execute(path, seed=None, settings={}, on_cell=lambda **_: None, guesses=False):
+    """Execute the notebook at `path` in a fresh kernel; return it, cleaned as nbdev cleans.
+
+    With `guesses`, one of the right kind is typed into every cell that asks for one."""
     nb = nbformat.read(path, as_version=4)
     for c in nb.cells:
         if c.cell_type == 'code': c.outputs, c.execution_count = [], None
+        if guesses and (asked := guess_of(c)): c.source = f'guess = {a_guess(*asked)!r}'
     env = environment(settings, seed)
     failed = []
     with tempfile.TemporaryDirectory() as tmp:
@@ -86,8 +92,23 @@ def execute(path, seed=None, settings={}, on_cell=lambda **_: None):
             raise CellFailed(f'{path.name}, cell {i} ({c.id}): prints to stderr: {said}')
     nb = json.loads(nbformat.writes(nb))
     fold(nb)
-    clean_nb(nb, allowed_cell_metadata_keys=['jupyter'])
+    for c in nb['cells']:
+        for o in c.get('outputs', []):
+            if SVG in o.get('data', {}): o['data'][SVG] = tidy_svg(text(o['data'][SVG]), c['id'])
+    clean_nb(nb, allowed_cell_metadata_keys=[*FOLDS])
     return nb
+
+def tidy_svg(svg, name):
+    "A picture without its date, its parts named after the cell and not at random."
+    svg = re.sub(r'<metadata>.*?</metadata>\s*', '', svg, flags=re.S)
+    names = dict.fromkeys(re.findall(r'id="([mp][0-9a-f]{10})"', svg))
+    for k, old in enumerate(names): svg = svg.replace(old, f'{name}-{k}')
+    return svg.splitlines(keepends=True)
+
+def a_guess(kind, n, choices):
+    "Something that a reader may type."
+    if kind == 'choice': return choices[0]
+    return .5 if kind == 'number' else [.5]*n
 
 def dumps(nb):
     return json.dumps(nb, indent=1, sort_keys=True, ensure_ascii=False) + '\n'
@@ -159,6 +180,14 @@ def same_picture(old, new):
     if differ.sum() > max(PIXELS, SHARE*differ.size):
         return f'{differ.sum()} of {differ.size} pixels of the picture differ visibly'
 
+def same_svg(old, new):
+    "None, or how two SVG pictures differ: but for moves that nobody sees."
+    figure = r'-?\d+(?:\.\d+)?'
+    if re.split(figure, old) != re.split(figure, new): return 'the pictures have other parts'
+    pairs = zip(re.findall(figure, old), re.findall(figure, new))
+    far = max((abs(float(a) - float(b)) for a, b in pairs), default=0)
+    if far > MOVED: return f'something in the picture moved by {far:.2g} points'
+
 def same_output(old, new, tol):
     "None, or how two outputs of a cell differ."
     kinds = [o.get('name') or o['output_type'] for o in (old, new)]
@@ -172,6 +201,7 @@ def same_output(old, new, tol):
         if mime == 'image/png':
             # Where a cell has a tolerance, lines and labels may move: its asserts decide.
             problem = None if tol else same_picture(a[mime], b[mime])
+        elif mime == SVG: problem = None if tol else same_svg(text(a[SVG]), text(b[SVG]))
         else: problem = same_text(shown(a[mime]), shown(b[mime]), tol)
         if problem: return problem
 
@@ -299,11 +329,11 @@ def processors(paths, names):
 
 def sweep_one(job):
     path, seed = job
-    try: execute(path, seed)
+    try: execute(path, seed, guesses=seed % 2 == 1)
     except CellFailed as e: return str(e)
 
 def sweep(paths, seeds):
-    "Execute every notebook under every seed; return the failures."
+    "Execute every notebook under every seed, odd ones with guesses made; return the failures."
     jobs, failed = [(p, k) for k in seeds for p in paths], []
     for (path, seed), error in zip(jobs, in_parallel(sweep_one, jobs)):
         said = 'pass' if not error else 'FAIL ' + error

@@ -6,7 +6,7 @@ exit code is 1 when something is not what the notebooks say."""
 import ast, base64, re, sys
 from pathlib import Path
 
-from instep import directives, module_of, read, source
+from instep import directives, guess_of, module_of, read, source
 from notebooks import dumps, ledgers, outputs, show, text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,11 +41,11 @@ def question(nb):
 def minutes(nb):
     """Reading time, to five minutes.
 
-    150 words or 15 lines of code a minute, and half a minute for each prediction."""
-    prose = [source(c) for c in nb['cells'] if c['cell_type'] == 'markdown']
+    150 words or 15 lines of code a minute, and half a minute for each guess."""
+    words = sum(len(source(c).split()) for c in nb['cells'] if c['cell_type'] == 'markdown')
     lines = sum(len(source(c).splitlines()) for c in nb['cells'] if c['cell_type'] == 'code')
-    words = sum(len(p.split()) for p in prose)
-    return 5*round((words/150 + lines/15 + sum(p.count('**Predict') for p in prose)/2)/5)
+    guesses = sum(bool(guess_of(c)) for c in nb['cells'])
+    return 5*round((words/150 + lines/15 + guesses/2)/5)
 
 def exports(nb):
     "Public names; of a lesson that exports nothing, none."

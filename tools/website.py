@@ -3,7 +3,7 @@
 Executes and downloads nothing. From the notebooks, with their stored outputs, from what the package
 says of itself, and from nbs/glossary.md and nbs/references.bib, a source tree is made in
 _build/site; Sphinx makes the pages of it."""
-import json, re, shutil, sys
+import html, json, re, shutil, sys
 from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +15,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 import apidoc, readme
-from instep import code, directives, module_of, read, source
-from notebooks import LEDGER
+from instep import code, directives, guess_of, module_of, read, source
+from notebooks import GUESS, LEDGER
 
 ROOT = Path(__file__).resolve().parent.parent
 CFG = ConfigParser(delimiters=['='])
@@ -41,9 +41,20 @@ def code_cell(cell, in_solution):
     meta = dict(tags=[t for t, on in tags.items() if on])
     if said.get('fig-alt'):
         meta['mystnb'] = dict(image=dict(alt=said['fig-alt']))
-    outputs = [{**o, 'data': {mime: x for mime, x in o['data'].items() if mime != LEDGER}}
-               if 'data' in o else o for o in cell['outputs']]   # a ledger is Markdown too
+    outputs = [{**o, 'data': {mime: x for mime, x in o['data'].items()
+                        if mime not in (LEDGER, GUESS)}}   # which are text, or Markdown, too
+               if 'data' in o else o for o in cell['outputs']]
     return {**cell, 'metadata': meta, 'source': code(cell).strip('\n'), 'outputs': outputs}
+
+def question_box(cell, measuring):
+    "Where the site asks for a guess: what is asked, and what was measured in the next code cell."
+    kind, n, choices = guess_of(cell)
+    found = [o['data'] for o in measuring['outputs'] if GUESS in o.get('data', {})]
+    if len(found) != 1:
+        raise SystemExit(f'{source(cell)!r}: the next code cell must end with led.guess(…)')
+    asked = dict(what=cell['id'], kind=kind, n=n, choices=choices, **found[0][GUESS])
+    said = html.escape(json.dumps(asked, ensure_ascii=False))
+    return nbformat.v4.new_markdown_cell(f'<div class="guess" data-asked="{said}"></div>')
 
 SOLUTION = re.compile(r'^\*\*(\d+)\.\*\* ', re.M)
 
@@ -79,7 +90,7 @@ def opening(text, stem, nb):
 def lesson(stem, nb, bib):
     "The notebook as Sphinx shall see it: nothing hidden, no directive line, solutions folded."
     cells, in_solution = [], False
-    for c in nb['cells']:
+    for k, c in enumerate(nb['cells']):
         if c['cell_type'] == 'markdown':
             text = anchored(source(c), bib)
             if in_solution or '\n## Solutions' in '\n' + text:
@@ -87,6 +98,9 @@ def lesson(stem, nb, bib):
             cells.append(markdown(text))
         elif not {'hide', 'default_exp'} & directives(c).keys():
             cells.append(code_cell(c, in_solution))
+            if guess_of(c):
+                later = (x for x in nb['cells'][k + 1:] if x['cell_type'] == 'code')
+                cells.append(question_box(c, next(later, dict(outputs=[]))))
     if in_solution: cells.append(markdown('</details>'))
     head = next(c for c in cells if c['cell_type'] == 'markdown')
     head['source'] = opening(head['source'], stem, nb)
@@ -177,13 +191,6 @@ def link_prose(doctree, doc, spellings, stems):
                 at = m.end()
         if new: node.parent.replace(node, [*new, nodes.Text(text[at:])])
 
-def mark_predictions(doctree):
-    "A paragraph that asks for a prediction stands out."
-    for strong in doctree.findall(nodes.strong):
-        if (re.match('Predict|Guess|Try it|What do you expect', strong.astext())
-                and isinstance(strong.parent, nodes.paragraph)):
-            strong.parent['classes'].append('predict')
-
 # ---- the site --------------------------------------------------------------------------------
 
 def contents(notebooks):
@@ -244,7 +251,7 @@ CONF = dict(
     mathjax_path='tex-svg.js', mathjax3_config={'options': {}}, add_module_names=False,
     python_display_short_literal_types=True, toc_object_entries_show_parents='hide',
     html_theme='furo', html_title=CFG['title'], html_static_path=['_static'],
-    html_css_files=['site.css'], html_js_files=['site.js'], html_copy_source=False,
+    html_css_files=['site.css'], html_js_files=['site.js', 'guess.js'], html_copy_source=False,
     html_domain_indices=False, html_show_sourcelink=False,
     html_theme_options=dict(top_of_page_buttons=[]))
 
@@ -260,7 +267,6 @@ def build(out, root=ROOT, work=ROOT/'_build'/'site'):
     notebooks, spellings = write_sources(work/'source', root)
     def change(app, doctree):
         if (doc := app.env.docname) not in (*notebooks, 'index'): return
-        mark_predictions(doctree)
         link_prose(doctree, doc, spellings, list(notebooks))
     with patch_docutils(), docutils_namespace():
         app = Sphinx(work/'source', None, work/'html', work/'doctrees', 'html', CONF, status=None,
