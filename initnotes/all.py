@@ -6,8 +6,10 @@ from .foundations import *
 from .why_sqrt5 import *
 from .layers import *
 from .undisturbed import *
+from .gains import *
 from .kaiming import *
 from .init import *
+from .families import *
 from .training import *
 from .learner import *
 from .hooks import *
