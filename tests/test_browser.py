@@ -17,7 +17,7 @@ from instep import source
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
 AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
 LESSONS = readme.read_notebooks()
-PAGES = [*(f'{stem}.html' for stem in LESSONS), 'index.html', 'figures.html', 'glossary.html',
+PAGES = [*(f'{stem}.html' for stem in LESSONS), 'index.html', 'claims.html', 'glossary.html',
          'references.html', 'genindex.html', 'search.html', 'api/index.html',
          *(f'api/{readme.module_of(nb)}.html' for nb in readme.exporting(LESSONS).values())]
 KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html',
