@@ -8,7 +8,7 @@ from bs4 import BeautifulSoup
 import apidoc, readme, website
 from conftest import ROOT
 from instep import module_of, source
-from notebooks import outputs
+from notebooks import SVG, outputs
 
 # The warning is one that myst-parser gets from Sphinx.
 pytestmark = [pytest.mark.site, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
@@ -103,7 +103,7 @@ def test_visible_code_is_on_the_page_and_hidden_code_is_not(site, stem):
 @pytest.mark.parametrize('stem', PAGES)
 def test_every_figure_says_what_it_shows(stem):
     for i, o in outputs(PAGES[stem]):
-        if 'image/png' in o.get('data', {}):
+        if {'image/png', SVG} & o.get('data', {}).keys():
             alt = website.directives(PAGES[stem]['cells'][i]).get('fig-alt') or ''
             assert len(alt) > 40, f'{stem}, cell {i}: a figure without `#| fig-alt: …`'
 
