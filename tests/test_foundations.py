@@ -1,4 +1,4 @@
-"The functions of lesson 03 and the classes of its workshop against autograd and torch.nn, on other shapes than its own."
+"Lesson 03 and its workshop against autograd and torch.nn, on other shapes than their own."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
