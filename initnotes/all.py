@@ -3,6 +3,7 @@ from .report import *
 from .core import *
 from .data import *
 from .foundations import *
+from .modules import *
 from .why_sqrt5 import *
 from .layers import *
 from .undisturbed import *
