@@ -13,7 +13,7 @@ from .core import stats
 from .idx import DataError, Mnist, mnist, read_idx
 globals().setdefault('__all__', []).extend(['DataError', 'Mnist', 'mnist', 'read_idx'])
 
-# %% ../nbs/02_data.ipynb #60cc1338
+# %% ../nbs/02_data.ipynb #d68625b6
 def normalize(
     x: torch.Tensor,             # floating point, any shape
     mean: float | torch.Tensor,  # to subtract; a tensor broadcasts: (C, 1, 1) for one a channel
@@ -29,14 +29,14 @@ def normalize(
                          "do the data contain nan or inf?")
     if not (s > 0).all():
         raise InputError(f"normalize got std {std}, expected it above 0: "
-                         "constant data cannot be normalised.")
+                         "constant data cannot be normalized.")
     return (x - mean)/std
 
-# %% ../nbs/02_data.ipynb #20a1c1e8
+# %% ../nbs/02_data.ipynb #49af3cd2
 def normalize_to(
     train: torch.Tensor,   # gives the mean and the std
     *others: torch.Tensor  # validation and test data
-) -> tuple[torch.Tensor, ...]:  # `train` and then the others, all normalised alike
-    "Normalise all of them with the mean and the std of `train`."
+) -> tuple[torch.Tensor, ...]:  # `train` and then the others, all normalized alike
+    "Normalize all of them with the mean and the std of `train`."
     s = stats(train)
     return tuple(normalize(x, s.mean, s.std) for x in (train, *others))
