@@ -5,14 +5,17 @@
 # %% auto #0
 __all__ = ['P_FIVE', 'Stats', 'stats', 'se_mean', 'se_std', 'rms_interval']
 
-# %% ../nbs/01_core.ipynb #4c2f2b66
+# %% ../nbs/01_core.ipynb #0526566b
 import math
 from typing import NamedTuple
 import torch
-# Before 0.2 all of these were defined here.
 from .report import InputError, Ledger, LedgerError, set_seed
-from .moments import Moments, gathered, _row_sums
-globals().setdefault('__all__', []).extend(['Moments', 'gathered'])   # by `*` too
+from .moments import Moments
+
+# %% ../nbs/01_core.ipynb #1652dc93
+# Before 0.2 these were defined here; they are still found here, the first two by `*` too.
+from .moments import gathered, _row_sums
+globals().setdefault('__all__', []).extend(['Moments', 'gathered'])
 
 # %% ../nbs/01_core.ipynb #ff54e7bf
 class Stats(NamedTuple):

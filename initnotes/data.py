@@ -5,12 +5,15 @@
 # %% auto #0
 __all__ = ['normalize', 'normalize_to']
 
-# %% ../nbs/02_data.ipynb #da04dc93
+# %% ../nbs/02_data.ipynb #45e2d228
 import torch
 from .report import InputError
 from .core import stats
+from .idx import mnist
+
+# %% ../nbs/02_data.ipynb #d46cfc87
 # Before 0.2 these were defined here; they are still found here, by `*` too.
-from .idx import DataError, Mnist, mnist, read_idx
+from .idx import DataError, Mnist, read_idx
 globals().setdefault('__all__', []).extend(['DataError', 'Mnist', 'mnist', 'read_idx'])
 
 # %% ../nbs/02_data.ipynb #d68625b6
