@@ -43,7 +43,7 @@ class GeneralReLU(nn.Module):
         if sub is not None: sub = '?' if sub.is_meta else round(sub.item(), 4)
         return f'leak={self.leak}, sub={sub}, maxv={self.maxv}'
 
-# %% ../nbs/09_lsuv.ipynb #28fd651f
+# %% ../nbs/09_lsuv.ipynb #aee2ef28
 class ConvLayer(nn.Module):
     "A convolution and a `GeneralReLU`: `weight` is the former's; `bias` is −sub, a shift behind."
     def __init__(self,
@@ -62,7 +62,8 @@ class ConvLayer(nn.Module):
     @property
     def weight(self) -> nn.Parameter: return self.conv.weight
     @property
-    def bias(self) -> torch.Tensor | None: return None if self.relu.sub is None else -self.relu.sub
+    def bias(self) -> torch.Tensor | None:
+        return None if self.relu.sub is None else -self.relu.sub
     @bias.setter
     def bias(self, v: float | torch.Tensor) -> None:
         if self.relu.sub is None:
