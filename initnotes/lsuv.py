@@ -21,9 +21,9 @@ def __getattr__(name):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f'{__package__}.{_MOVED[name]}'), name)
 
-# %% ../nbs/09_lsuv.ipynb #6c969eac
+# %% ../nbs/09_lsuv.ipynb #9d4f9970
 class GeneralReLU(nn.Module):
-    "A ReLU that may leak, is shifted down by `sub`, cut off at `maxv`; what is None is left out."
+    "A ReLU that may leak, is shifted down by `sub`, cut off at `maxv`; None leaves a step out."
     def __init__(self,
         leak: float | None = None, # slope for negative inputs
         sub: float | None = None,  # what is subtracted afterwards: a buffer, for it is saved
@@ -43,7 +43,7 @@ class GeneralReLU(nn.Module):
         if sub is not None: sub = '?' if sub.is_meta else round(sub.item(), 4)
         return f'leak={self.leak}, sub={sub}, maxv={self.maxv}'
 
-# %% ../nbs/09_lsuv.ipynb #aee2ef28
+# %% ../nbs/09_lsuv.ipynb #b00d92b4
 class ConvLayer(nn.Module):
     "A convolution and a `GeneralReLU`: `weight` is the former's; `bias` is −sub, a shift behind."
     def __init__(self,
@@ -67,6 +67,5 @@ class ConvLayer(nn.Module):
     @bias.setter
     def bias(self, v: float | torch.Tensor) -> None:
         if self.relu.sub is None:
-            raise InputError("this ConvLayer was made with sub=None and has no shift, expected a "
-                             "number: ConvLayer(…, sub=0.).")
+            raise InputError("this ConvLayer has no shift (sub=None): make it with sub=0.")
         self.relu.sub.fill_(-float(v))
