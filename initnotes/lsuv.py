@@ -5,17 +5,25 @@
 # %% auto #0
 __all__ = ['GeneralReLU', 'ConvLayer']
 
-# %% ../nbs/09_lsuv.ipynb #ba2284e7
+# %% ../nbs/09_lsuv.ipynb #146766f1
 import importlib
 import torch
 import torch.nn.functional as F
 from torch import nn
 from .report import InputError
 
+# %% ../nbs/09_lsuv.ipynb #2322d96a
+_MOVED = dict.fromkeys(('LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds'), 'calibrate')
 
-# %% ../nbs/09_lsuv.ipynb #6c969eac
+def __getattr__(name):
+    "What has moved to a workshop, from there."
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f'{__package__}.{_MOVED[name]}'), name)
+
+# %% ../nbs/09_lsuv.ipynb #9d4f9970
 class GeneralReLU(nn.Module):
-    "A ReLU that may leak, is shifted down by `sub`, cut off at `maxv`; what is None is left out."
+    "A ReLU that may leak, is shifted down by `sub`, cut off at `maxv`; None leaves a step out."
     def __init__(self,
         leak: float | None = None, # slope for negative inputs
         sub: float | None = None,  # what is subtracted afterwards: a buffer, for it is saved
@@ -35,7 +43,7 @@ class GeneralReLU(nn.Module):
         if sub is not None: sub = '?' if sub.is_meta else round(sub.item(), 4)
         return f'leak={self.leak}, sub={sub}, maxv={self.maxv}'
 
-# %% ../nbs/09_lsuv.ipynb #bd6ac32f
+# %% ../nbs/09_lsuv.ipynb #b00d92b4
 class ConvLayer(nn.Module):
     "A convolution and a `GeneralReLU`: `weight` is the former's; `bias` is −sub, a shift behind."
     def __init__(self,
@@ -50,10 +58,7 @@ class ConvLayer(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(n_in, n_out, ks, stride=stride, padding=ks//2)
         self.relu = GeneralReLU(leak, sub, maxv)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.relu(self.conv(x))
-
+    def forward(self, x: torch.Tensor) -> torch.Tensor: return self.relu(self.conv(x))
     @property
     def weight(self) -> nn.Parameter: return self.conv.weight
     @property
@@ -62,16 +67,5 @@ class ConvLayer(nn.Module):
     @bias.setter
     def bias(self, v: float | torch.Tensor) -> None:
         if self.relu.sub is None:
-            raise InputError("this ConvLayer was made with sub=None and has no shift, expected a "
-                             "number: ConvLayer(…, sub=0.).")
+            raise InputError("this ConvLayer has no shift (sub=None): make it with sub=0.")
         self.relu.sub.fill_(-float(v))
-
-# %% ../nbs/09_lsuv.ipynb #09000002
-_MOVED = dict.fromkeys(('LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds'), 'calibrate')
-
-def __getattr__(name):
-    "What has moved to a workshop, from there."
-    if name not in _MOVED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f'{__package__}.{_MOVED[name]}'), name)
-
