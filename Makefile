@@ -52,8 +52,8 @@ env: dev ## make .venv as constraints.txt says, with the maintainers' tools
 
 # ---- for learners ----------------------------------------------------------------------------
 
-run: learn ## execute every lesson as this machine is (FIGURES=1: and list the sources' figures)
-	@$(NOTEBOOKS) run $(if $(FIGURES),--figures)
+run: learn ## execute every lesson as this machine is
+	@$(NOTEBOOKS) run
 
 lab: learn ## open your own copies of the lessons, without their answers, in JupyterLab
 	@$(BIN)/python tools/lab.py

@@ -6,11 +6,12 @@ from .core import Stats, stats
 from .data import DataError, Mnist, mnist, normalize, normalize_to, read_idx
 from .layers import Kind, find_modules, kinds, parameters_of
 from .why_sqrt5 import four_conv_net, leaky_gain, torch_default_std
+from .gains import calculate_gain, moments
 from .kaiming import (
-    Fans, calculate_gain, fans, gain, kaiming_normal_, kaiming_uniform_, lecun_normal_,
-    lecun_uniform_, moments, orthogonal_, trunc_normal_, variance_scaling_, xavier_normal_,
-    xavier_uniform_)
+    Fans, fans, gain, kaiming_normal_, kaiming_uniform_, orthogonal_, trunc_normal_)
 from .init import InitReport, init_
+from .families import (
+    lecun_normal_, lecun_uniform_, variance_scaling_, xavier_normal_, xavier_uniform_)
 from .training import TensorLoader, accuracy
 from .learner import (
     AvgStats, BatchTransform, Callback, CancelBatch, CancelEpoch, CancelFit, DeviceCallback,

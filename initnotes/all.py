@@ -3,11 +3,14 @@ from .report import *
 from .core import *
 from .data import *
 from .foundations import *
+from .modules import *
 from .why_sqrt5 import *
 from .layers import *
 from .undisturbed import *
+from .gains import *
 from .kaiming import *
 from .init import *
+from .families import *
 from .training import *
 from .learner import *
 from .hooks import *

@@ -15,7 +15,8 @@ from torch.nn.init import orthogonal_
 from .report import InputError, Report
 from .layers import (EMBEDDINGS, NORMS, RECURRENT, Fans, ParameterRole, Where, fans_of,
                               _is_named, local, parameters_of, ties)
-from .kaiming import _DISTRIBUTIONS, _MODES, _activation, _draw_, _one_of, gain
+from .gains import _DISTRIBUTIONS, _MODES, _activation, _draw_, _one_of
+from .kaiming import gain
 
 # %% ../nbs/05a_init.ipynb #1a5b0672
 _CUT = dict(normal='truncated_normal', uniform='uniform', trunc_normal='truncated_normal')

@@ -12,12 +12,12 @@ from playwright.sync_api import sync_playwright
 
 import lab as learners, readme, website
 from conftest import CHROMIUM, ROOT, write_notebook
-from instep import source
+from instep import guess_of, source
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
 AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
 LESSONS = readme.read_notebooks()
-PAGES = [*(f'{stem}.html' for stem in LESSONS), 'index.html', 'figures.html', 'glossary.html',
+PAGES = [*(f'{stem}.html' for stem in LESSONS), 'index.html', 'claims.html', 'glossary.html',
          'references.html', 'genindex.html', 'search.html', 'api/index.html',
          *(f'api/{readme.module_of(nb)}.html' for nb in readme.exporting(LESSONS).values())]
 KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html',
@@ -127,6 +127,53 @@ def test_planted_faults_are_seen(site, browser, tmp_path, old, new, said):
     found = page.evaluate(FORMULAS) + wide + unreadable + complaints
     assert any(said in f for f in found), found
     page.close()
+
+# ---- guesses ---------------------------------------------------------------------------------
+
+ASKING = {stem: [c for c in nb['cells'] if guess_of(c)] for stem, nb in LESSONS.items()}
+ASKING = {stem: cells for stem, cells in ASKING.items() if cells}
+
+def hidden(page): return page.locator('article [hidden]').count()
+
+@pytest.mark.parametrize('stem', [
+    pytest.param(s, marks=[pytest.mark.proof]*(s != min(ASKING))) for s in ASKING])
+def test_answers_wait_for_a_guess(site, browser, stem):
+    page, complaints = open_page(browser, (site/f'{stem}.html').as_uri())
+    forms = page.locator('.guess form')
+    assert forms.count() == len(ASKING[stem])
+    for k, cell in enumerate(ASKING[stem]):
+        kind, n, choices = guess_of(cell)
+        before, form = hidden(page), forms.nth(k)
+        assert before and form.is_visible(), 'the question is hidden, or its answer is not'
+        if kind == 'choice': form.locator('select').select_option(choices[0])
+        else:
+            form.locator('input').fill('much'); form.locator('button').first.click()
+            assert 'Please type' in form.locator('p').inner_text() and hidden(page) == before
+            form.locator('input').fill(' '.join(['0.5']*n))
+        form.locator('button').first.click()
+        assert re.search('guessed|Right|You said', form.locator('p').inner_text())
+        assert hidden(page) < before
+    assert hidden(page) == 0
+    n = forms.count()
+    assert f'{n} of {n} made' in page.locator('.guess-sum').inner_text()
+    page.reload()           # a guess that was made is kept
+    assert hidden(page) == 0 and complaints == []
+    page.evaluate('localStorage.clear()'); page.reload()
+    assert hidden(page)
+    page.locator('.guess form button').nth(1).click()
+    assert forms.nth(0).locator('p').inner_text().startswith('Measured')
+    page.locator('.show-all input').check()
+    assert hidden(page) == 0
+    page.locator('.show-all input').uncheck()
+    assert bool(hidden(page)) == (forms.count() > 1)
+    page.evaluate('localStorage.clear()')
+    page.close()
+
+def test_answers_can_be_read_without_scripts(site, browser):
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto((site/f'{min(ASKING)}.html').as_uri())
+    assert hidden(page) == 0 and page.locator('.guess form').count() == 0
+    page.context.close()
 
 # ---- JupyterLab ------------------------------------------------------------------------------
 

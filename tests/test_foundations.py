@@ -1,11 +1,12 @@
-"Lesson 03's functions and classes against autograd and torch.nn, on other shapes than its own."
+"Lesson 03 and its workshop against autograd and torch.nn, on other shapes than their own."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
+import initnotes.all, initnotes.foundations, initnotes.modules
 from initnotes.core import InputError
-from initnotes.foundations import (Lin, Model, Mse, Relu, lin, lin_grad, mse, mse_grad, relu,
-                                   relu_grad)
+from initnotes.foundations import lin, lin_grad, mse, mse_grad, relu, relu_grad
+from initnotes.modules import Lin, Model, Mse, Relu
 
 def data(n, m, h, seed):
     g = torch.Generator().manual_seed(seed)
@@ -45,6 +46,36 @@ def test_model_equals_torch():
                                   lambda: lin(torch.ones(2, 1, 3), torch.ones(3, 4), torch.ones(4)),
                                   lambda: lin(torch.ones(2, 3), torch.ones(3, 4), torch.ones(1)),
                                   lambda: mse(torch.ones(3), torch.ones(3)),
-                                  lambda: mse(torch.ones(3, 1), torch.ones(3, 1))])
+                                  lambda: mse(torch.ones(3, 1), torch.ones(3, 1)),
+                                  lambda: mse_grad(torch.ones(3, 1), torch.ones(3, 1)),
+                                  lambda: relu_grad(torch.ones(3), torch.ones(3, 1)),
+                                  lambda: lin_grad(torch.ones(2, 3), torch.ones(3, 4),
+                                                   torch.ones(4, 2))])
 def test_shapes_are_checked(call):
     with pytest.raises(InputError): call()
+
+def test_gradients_in_small():
+    out = torch.tensor([[1.], [2.], [3.]])
+    torch.testing.assert_close(mse_grad(out, torch.tensor([1., 2., 6.])),
+                               torch.tensor([[0.], [0.], [-2.]]))
+    torch.testing.assert_close(relu_grad(torch.full((3,), 5.), torch.tensor([-1., 0., 1.])),
+                               torch.tensor([0., 0., 5.]))
+
+def test_relu_has_no_slope_at_zero_as_in_torch():
+    zero = torch.zeros(1, requires_grad=True)
+    assert torch.autograd.grad(relu(zero), zero)[0] == 0
+    assert relu_grad(torch.ones(1), zero.detach()) == 0
+
+@pytest.mark.parametrize('layer', [Lin(torch.ones(2, 1), torch.ones(1)), Relu()])
+def test_no_way_back_before_the_way_there(layer):
+    with pytest.raises(InputError, match='run the forward pass first'):
+        layer.backward(torch.ones(1, 1))
+
+def test_a_loss_that_was_not_called():
+    with pytest.raises(InputError, match='run the forward pass first'): Mse().backward()
+
+def test_the_classes_are_found_where_they_once_were():
+    for name in ('Lin', 'Relu', 'Mse', 'Model'):
+        assert getattr(initnotes.foundations, name) is getattr(initnotes.modules, name)
+        assert getattr(initnotes.all, name) is getattr(initnotes.modules, name)
+    with pytest.raises(AttributeError): initnotes.foundations.nothing

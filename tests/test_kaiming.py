@@ -528,6 +528,11 @@ def test_channels_are_averaged(make, slopes):
     assert gain(f) == pytest.approx(ms**-.5, rel=1e-9) == gain(f, backward=True)
 
 def test_old_places():
-    import initnotes.init
+    import initnotes.families, initnotes.gains, initnotes.init
     assert ours.init_ is initnotes.init.init_ and ours.InitReport is initnotes.init.InitReport
+    for name in ('variance_scaling_', 'lecun_normal_', 'lecun_uniform_', 'xavier_normal_',
+                 'xavier_uniform_'):
+        assert getattr(ours, name) is getattr(initnotes.families, name)
+    for name in ('moments', 'calculate_gain'):
+        assert getattr(ours, name) is getattr(initnotes.gains, name)
     with pytest.raises(AttributeError, match='no attribute'): ours.never_there

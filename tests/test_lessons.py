@@ -8,7 +8,7 @@ from instep import directives, source
 from notebooks import GUESS, a_guess, execute
 from conftest import write_notebook
 
-LESSONS = {s: nb for s, nb in readme.read_notebooks().items() if not readme.is_workshop(s)}
+LESSONS = {s: nb for s, nb in readme.read_notebooks().items() if readme.is_lesson(s)}
 
 def code_cells(nb): return [c for c in nb['cells'] if c['cell_type'] == 'code']
 

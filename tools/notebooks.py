@@ -131,11 +131,6 @@ def assertions(nb):
         n += isinstance(node, ast.Assert) or name.startswith('test_') or name == 'expect_fail'
     return n
 
-def show(x):
-    "A ledger's figure as the ledger itself shows it."
-    if isinstance(x, str): return x
-    return f'{x:,.0f}' if x == round(x) and abs(x) < 1e7 else f'{x:.4g}'
-
 def checks(nb): return assertions(nb) + sum(len(l['rows']) for l in ledgers(nb))
 
 # ---- comparing outputs -----------------------------------------------------------------------
@@ -242,18 +237,7 @@ def off_reference():
 
 # ---- the commands ----------------------------------------------------------------------------
 
-def source_figures(done):
-    "Every row of the sources' figures in these notebooks' ledgers, as a text table."
-    rows = [r for nb in done for l in ledgers(nb) for r in l['rows'] if r['source']]
-    verdict = lambda r: 'yes' if r['reproduced'] else f"no: {r['why']}"
-    table = [('figure', 'printed', 'predicted', 'measured', 'inside?')] + [
-        (r['what'], r['source'], show(r['predicted']), show(r['measured']), verdict(r))
-        for r in rows]
-    widths = [max(len(r[k]) for r in table) for k in range(4)]
-    lines = ['  '.join(f'{c:<{w}}' for c, w in zip(r, widths)) + '  ' + r[4] for r in table]
-    return rows, '\n'.join(lines)
-
-def run(paths, keep=None, settings={}, figures=False):
+def run(paths, keep=None, settings={}):
     "Execute in order; `keep(path, nb)` each; end with a summary; return the failures."
     done, failed, start = [], [], time.perf_counter()
     for path in paths:
@@ -270,15 +254,9 @@ def run(paths, keep=None, settings={}, figures=False):
         took = time.perf_counter() - began
         print(f'{path.stem:<20} {took:6.1f} s   {checks(nb):4} checks passed', flush=True)
         if keep: keep(path, nb)
-    rows, table = source_figures(done)
-    if figures: print(f'\nThe figures printed in the sources\n{table}')
     took = time.perf_counter() - start
     print(f'\n{len(done)} notebooks, {took:.0f} s, {sum(map(checks, done))} checks passed'
           + (f'; {len(failed)} notebooks FAILED' if failed else ''))
-    if rows:
-        inside = sum(r['reproduced'] for r in rows)
-        print(f'{inside} of {len(rows)} printed figures lie inside what was predicted'
-              + ('.' if figures else ': `make run FIGURES=1` lists them.'))
     return failed
 
 def keep_copy(path, nb):
@@ -357,8 +335,6 @@ def arguments():
                    help='of sweep: how many, or a range such as 5-8')
     p.add_argument('--settings', nargs='+', choices=SETTINGS, default=list(SETTINGS),
                    metavar='SETTING', help='of processors: ' + ', '.join(SETTINGS))
-    p.add_argument('--figures', action='store_true',
-                   help="of run: end with all of the sources' figures")
     a = p.parse_intermixed_args()
     for name in ('INITNOTES_SEED', 'OMP_NUM_THREADS'):
         value = os.environ.get(name) or '1'
@@ -374,7 +350,7 @@ def main():
     a = arguments()
     if a.command == 'store':   # the default seed's
         os.environ.pop('INITNOTES_SEED', None)
-    failed = dict(run=lambda: run(a.paths, keep_copy, figures=a.figures),
+    failed = dict(run=lambda: run(a.paths, keep_copy),
                   store=lambda: run(a.paths, store, reference()), compare=lambda: compare(a.paths),
                   processors=lambda: processors(a.paths, a.settings),
                   sweep=lambda: sweep(a.paths, a.seeds))[a.command]()

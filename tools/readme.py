@@ -7,7 +7,7 @@ import ast, base64, re, sys
 from pathlib import Path
 
 from instep import directives, guess_of, module_of, read, source
-from notebooks import dumps, ledgers, outputs, show, text
+from notebooks import dumps, ledgers, outputs, text
 
 ROOT = Path(__file__).resolve().parent.parent
 # By file in nbs/: the notebook, and the label of the cell, that draws it.
@@ -24,6 +24,10 @@ def exporting(notebooks):
     return {stem: nb for stem, nb in notebooks.items() if module_of(nb)}
 
 def is_workshop(stem): return bool(re.match(r'\d\d[a-z]_', stem))
+
+def is_appendix(stem): return stem.startswith('99')
+
+def is_lesson(stem): return not (is_workshop(stem) or is_appendix(stem))
 
 def number_of(stem): return stem.partition('_')[0]
 
@@ -71,34 +75,18 @@ def figure_rows(notebooks):
     "Every row of every ledger, with the name of its notebook."
     return [(name, r) for name, nb in notebooks.items() for l in ledgers(nb) for r in l['rows']]
 
-def sourced(notebooks):
-    return [(name, r) for name, r in figure_rows(notebooks) if r['source']]
+def show(x):
+    "A ledger's figure as the ledger itself shows it."
+    if isinstance(x, str): return x
+    return f'{x:,.0f}' if x == round(x) and abs(x) < 1e7 else f'{x:.4g}'
 
-def count(rows):
-    return (f"{sum(r['reproduced'] for _, r in rows)} of {len(rows)} figures are reproduced; "
-            'each of the others has its reason beside it.')
-
-def figure_table(rows):
-    "A row for each figure of a source."
-    return table('lesson | what | printed | predicted | measured | inside?', (
-        f"{number_of(name)} | {r['what']} | {r['source']} | {show(r['predicted'])} | "
-        f"{show(r['measured'])} | {'✓' if r['reproduced'] else '✗ ' + r['why']}"
-        for name, r in rows))
-
-def figures_page(notebooks):
-    "A page of the site: all rows of all ledgers, after what the README says of the sources."
-    about = re.search(r'## The figures it reproduces\n(.*?)<!-- begin figures -->', readme_text(),
-                      re.S)[1]
-    rows = sourced(notebooks)
-    own = table('lesson | what | predicted | measured | tolerance', (
-        f"{number_of(name)} | {r['what']} | {show(r['predicted'])} | {show(r['measured'])} | "
-        f"{r['tolerance']}" for name, r in figure_rows(notebooks) if not r['source']))
-    page = '\n'.join(['# Figures reproduced', about, count(rows), '', figure_table(rows), '',
-                      "## The course's own claims", '',
-                      'Rows of the same ledgers that nobody printed before.', '', own])
-    stems = {number_of(name): name for name in notebooks}
-    return re.sub(r'^\| (\d\d\w?) \|', lambda m: f'| [{m[1]}]({stems[m[1]]}.ipynb) |', page,
-                  flags=re.M)
+def claims_page(notebooks):
+    "A page of the site: what every ledger of the course predicted and measured."
+    rows = table('lesson | what | predicted | measured | tolerance', (
+        f"[{number_of(name)}]({name}.ipynb) | {r['what']} | {show(r['predicted'])} | "
+        f"{show(r['measured'])} | {r['tolerance']}"
+        for name, r in figure_rows(notebooks) if not is_appendix(name)))
+    return f'# Every claim\n\nWhat the lessons predicted and measured, by ledger.\n\n{rows}'
 
 # ---- the blocks, by name ---------------------------------------------------------------------
 
@@ -115,9 +103,12 @@ def lessons(notebooks):
         for name, nb in notebooks.items()))
 
 def figures(notebooks):
-    rows = sourced(notebooks)
-    return '\n'.join([count(rows), '', '<details><summary>All of them</summary>', '',
-                      figure_table(rows), '', '</details>'])
+    "How many of the write-ups' figures are consistent with theory, and where they stand."
+    (stem, rows), = ((n, [r for l in ledgers(nb) for r in l['rows'] if r['source']])
+                     for n, nb in notebooks.items() if is_appendix(n))
+    return (f"Of the {len(rows)} figures printed in the five write-ups that the course grew from, "
+            f"{sum(r['reproduced'] for r in rows)} are consistent with theory; how little each of "
+            f'them proves is in [the appendix](nbs/{stem}.ipynb).')
 
 def answer(notebooks):
     "The course's answer to its first question, as the index words it."

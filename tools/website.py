@@ -166,12 +166,12 @@ def link(kind, target, text):
         refexplicit=True, refwarn=True)
 
 def link_prose(doctree, doc, spellings, stems):
-    "Links in a lesson's prose: a term's first use, each mention of a lesson, the README's sources."
+    "Links in a lesson's prose: a term's first use, each mention of a lesson."
     by_lower = {s.lower(): (s, entry) for s, entry in spellings.items()}
     number = r'(?<=lesson )0\d\b|(?<=lessons )0\d\b|(?<=[,)] )0\d\b|(?<= and )0\d\b'
     longest_first = sorted(map(re.escape, spellings), key=len, reverse=True)
     pattern = re.compile(
-        '|'.join([number, '(?-i:README)', *(rf'\b{s}s?\b' for s in longest_first)]), re.I)
+        '|'.join([number, *(rf'\b{s}s?\b' for s in longest_first)]), re.I)
     linked = set()
     for node in list(doctree.findall(nodes.Text)):
         if not is_prose(node): continue
@@ -180,7 +180,6 @@ def link_prose(doctree, doc, spellings, stems):
             if m[0].isdecimal():
                 target = next((s for s in stems if s.startswith(m[0]) and s != doc), None)
                 ref = target and link('doc', '/' + target, m[0])
-            elif m[0] == 'README': ref = link('doc', '/figures', m[0])
             else:
                 word = m[0].lower()
                 spelling, entry = by_lower.get(word) or by_lower[word.removesuffix('s')]
@@ -197,7 +196,7 @@ def contents(notebooks):
     "The site's tables of contents, which stand in the index."
     modules = [f'api/{module_of(nb)}' for nb in readme.exporting(notebooks).values()]
     parts = {'The course': notebooks, 'The library': ['api/index', *modules],
-             'To look up': ['figures', 'glossary', 'references', 'genindex']}
+             'To look up': ['claims', 'glossary', 'references', 'genindex']}
     return ''.join(f'```{{toctree}}\n:hidden:\n:caption: {name}\n\n' + '\n'.join(docs) + '\n```\n'
                    for name, docs in parts.items())
 
@@ -213,7 +212,7 @@ def write_sources(src, root):
     for stem, nb in readme.exporting(notebooks).items():
         write(src/'api'/f'{module_of(nb)}.md', apidoc.page(stem, nb))
     write(src/'api'/'index.md', '# The library\n\n' + apidoc.overview(notebooks))
-    write(src/'figures.md', readme.figures_page(notebooks))
+    write(src/'claims.md', readme.claims_page(notebooks))
     entries = '\n'.join(reference(k, e) for k, e in bib.items())
     write(src/'references.md', '# References\n\n' + entries)
     write(src/'glossary.md', anchored(glossary, bib))
