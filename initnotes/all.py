@@ -1,6 +1,8 @@
 "Everything that the lessons export, for `from initnotes.all import *` in a notebook."
 from .report import *
+from .moments import *
 from .core import *
+from .idx import *
 from .data import *
 from .foundations import *
 from .modules import *

@@ -6,8 +6,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from conftest import ROOT
 from initnotes.core import InputError
-from initnotes.data import DataError, _SHA256, mnist, normalize, normalize_to, read_idx
-import initnotes.data as data_module
+from initnotes.data import DataError, mnist, normalize, normalize_to, read_idx
+from initnotes.idx import _SHA256
+import initnotes.idx as data_module
 
 FILES = ROOT/'initnotes'/'_mnist'
 MD5 = {'train-images-idx3-ubyte': '6bbc9ace898e44ae57da46a324031adb',
