@@ -78,6 +78,20 @@ def test_downhill_import(copy):
          lambda nb: code_cells(nb)[2]['source'].append('\nfrom initnotes.data import read_idx'))
     assert not any('earlier lesson' in p for p in instep.problems(copy))
 
+@pytest.mark.parametrize('line, exports, wrong', [
+    ('from initnotes.report import Ledger', False, 0),
+    ('from initnotes.data import mnist', False, 0),
+    ('from initnotes.data import mnist', True, 1),
+    ('from initnotes.core import stats', False, 1)])
+def test_ledger_and_digits_may_be_used_before_they_are_taught(line, exports, wrong):
+    "Only by a notebook that exports nothing, so that modules never import in a circle."
+    def notebook(*sources):
+        return dict(cells=[dict(cell_type='code', source=s) for s in sources])
+    early = notebook(*['#| default_exp early']*exports, line)
+    later = [(ROOT/f'{k}.ipynb', notebook(f'#| default_exp {m}'))
+             for k, m in enumerate(('report', 'core', 'data'), 1)]
+    assert len(list(instep.uphill_imports([(ROOT/'0.ipynb', early), *later]))) == wrong
+
 def test_all_has_every_module():
     modules = {instep.module_of(instep.read(p)) for p in (ROOT/'nbs').glob('[0-9]*.ipynb')}
     text = (ROOT/'initnotes'/'all.py').read_text()

@@ -9,7 +9,8 @@ from conftest import ROOT, edit
 @pytest.fixture
 def copies(tmp_path):
     "Where copies are made of two lessons, and the folder of those lessons."
-    for name in ('01_core.ipynb', 'index.ipynb', 'matplotlibrc', 'glossary.md', 'references.bib'):
+    for name in ('01_core.ipynb', 'index.ipynb', 'matplotlibrc', 'glossary.md', 'summary.md',
+                 'references.bib'):
         (tmp_path/'nbs').mkdir(exist_ok=True)
         (tmp_path/'nbs'/name).write_bytes((ROOT/'nbs'/name).read_bytes())
     (tmp_path/'nbs'/'images').mkdir()

@@ -140,12 +140,15 @@ def imports(cell):
         names = [within + a.name for a in node.names]
         yield from (n.split('.')[1] for n in names if n.startswith('initnotes.'))
 
+HOUSE = {'report', 'data'}   # ledger and digits: a notebook that exports nothing may use them early
+
 def uphill_imports(notebooks):
     "Imports of a module that a later notebook, or the notebook itself, exports."
     order = {module_of(nb): k for k, (_, nb) in enumerate(notebooks)}
     for k, (path, nb) in enumerate(notebooks):
+        free = set() if module_of(nb) else HOUSE
         for i, c in enumerate(nb['cells']):
-            try: modules = dict.fromkeys(imports(c))
+            try: modules = dict.fromkeys(m for m in imports(c) if m not in free)
             except SyntaxError as e:
                 yield f'{path.name}, cell {i}: {e}'
                 continue

@@ -196,7 +196,7 @@ def contents(notebooks):
     "The site's tables of contents, which stand in the index."
     modules = [f'api/{module_of(nb)}' for nb in readme.exporting(notebooks).values()]
     parts = {'The course': notebooks, 'The library': ['api/index', *modules],
-             'To look up': ['claims', 'glossary', 'references', 'genindex']}
+             'To look up': ['summary', 'claims', 'glossary', 'references', 'genindex']}
     return ''.join(f'```{{toctree}}\n:hidden:\n:caption: {name}\n\n' + '\n'.join(docs) + '\n```\n'
                    for name, docs in parts.items())
 
@@ -216,6 +216,7 @@ def write_sources(src, root):
     entries = '\n'.join(reference(k, e) for k, e in bib.items())
     write(src/'references.md', '# References\n\n' + entries)
     write(src/'glossary.md', anchored(glossary, bib))
+    shutil.copy(nbs/'summary.md', src)
     shutil.copytree(nbs, src/'notebooks')
     shutil.copytree(nbs/'images', src/'images')
     shutil.copytree(ROOT/'tools'/'static', src/'_static')
