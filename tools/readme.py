@@ -23,7 +23,9 @@ def exporting(notebooks):
     "Those that export a module."
     return {stem: nb for stem, nb in notebooks.items() if module_of(nb)}
 
-def is_workshop(stem): return bool(re.match(r'\d\d[a-z]_', stem))
+def is_workshop(stem):
+    "A lettered notebook that exports a module; one that exports nothing is a lesson."
+    return bool(re.match(r'\d\d[a-z]_', stem) and module_of(read(ROOT/'nbs'/f'{stem}.ipynb')))
 
 def is_appendix(stem): return stem.startswith('99')
 
