@@ -101,7 +101,7 @@ def execute(path, seed=None, settings={}, on_cell=lambda **_: None, guesses=Fals
 def tidy_svg(svg, name):
     "A picture without its date, its parts named after the cell and not at random."
     svg = re.sub(r'<metadata>.*?</metadata>\s*', '', svg, flags=re.S)
-    names = dict.fromkeys(re.findall(r'id="([mp][0-9a-f]{10})"', svg))
+    names = dict.fromkeys(re.findall(r'id="((?:[mp]|image)[0-9a-f]{10})"', svg))
     for k, old in enumerate(names): svg = svg.replace(old, f'{name}-{k}')
     return svg.splitlines(keepends=True)
 
