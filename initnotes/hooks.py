@@ -5,13 +5,22 @@
 # %% auto #0
 __all__ = ['first_tensor', 'Hook', 'Hooks']
 
-# %% ../nbs/07_hooks.ipynb #2b3037ad
+# %% ../nbs/07_hooks.ipynb #15f0b026
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import nn
 from .report import InputError
 from .undisturbed import uncompiled
+
+_MOVED = dict(ActivationStats='watch', Record='watch', StatsReport='watch', find_modules='layers')
+
+def __getattr__(name):
+    "What was here before 0.2."
+    import importlib
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f'initnotes.{_MOVED[name]}'), name)
 
 # %% ../nbs/07_hooks.ipynb #8cc51c80
 def _nothing(*args, **kwargs): "What is left of a hook in a copy of the model."
@@ -36,39 +45,18 @@ def first_tensor(
     elif not isinstance(out, (tuple, list)): return None
     return next((t for t in map(first_tensor, out) if t is not None), None)
 
-# %% ../nbs/07_hooks.ipynb #c9a9e706
-class Hook(_Called):
-    """Calls `f(hook, module, inputs, output)` after each forward pass of a module, until removed.
+# %% ../nbs/07_hooks.ipynb #073d726a
+def _hookable(module):
+    "Raise unless a hook on this module will be called."
+    if not isinstance(module, nn.Module):
+        raise InputError(f"Hook got {type(module).__name__}, expected a torch.nn.Module.")
+    traced = isinstance(module, torch.jit.TopLevelTracedModule)
+    if isinstance(module, torch.jit.ScriptModule) and not traced:
+        raise InputError(f"Hook got a {type(module).__name__}, whose code calls no Python: "
+                         "hook the model before it is scripted.")
 
-    As a context manager it is removed in any case; a second `with` puts it on again. With
-    `backward=True` it calls `f(hook, module, gradient)` when the gradient of the loss with respect
-    to the module's output (to its first floating-point tensor) arrives: call `backward()` inside
-    the block. What `f` returns is ignored: a hook looks on. `calls` counts the forward passes seen.
-    Compiled code runs uncompiled while a hook is on."""
-    def __init__(self,
-        module: nn.Module,
-        f: Callable,           # keep what it needs as attributes of the hook, its first argument
-        backward: bool = False # on the gradient's way back
-    ):
-        if not isinstance(module, nn.Module):
-            raise InputError(f"Hook got {type(module).__name__}, expected a torch.nn.Module.")
-        traced = isinstance(module, torch.jit.TopLevelTracedModule)
-        if isinstance(module, torch.jit.ScriptModule) and not traced:
-            raise InputError(f"Hook got a {type(module).__name__}, whose code calls no Python: "
-                             "hook the model before it is scripted.")
-        self.module, self.f, self.backward, self.calls, self._handle = module, f, backward, 0, None
-        self.__enter__()
-
-    def __call__(self, module, args, kwargs, output):
-        self.calls += 1
-        if not self.backward:
-            self.f(self, module, (*args, *kwargs.values()), output)
-        elif (y := first_tensor(output)) is not None and y.requires_grad:
-            y.register_hook(self._arrived)
-    def _arrived(self, gradient):
-        if self._handle is None: return  # it has been removed since
-        self.f(self, self.module, gradient.detach())
-
+class _Attached(_Called):
+    _handle = None   # of PyTorch; None while it is off
     def remove(self) -> None:
         "Take the hook off the module; a second time does nothing."
         if self._handle is None: return
@@ -81,6 +69,32 @@ class Hook(_Called):
             uncompiled.hold()
         return self
     def __exit__(self, *_): self.remove()
+
+# %% ../nbs/07_hooks.ipynb #57fdb586
+class Hook(_Attached):
+    """Calls `f(hook, module, inputs, output)` after each forward pass of a module, until removed.
+
+    As a context manager it is removed in any case; a second `with` puts it on again. With
+    `backward=True` it calls `f(hook, module, gradient)` when the gradient of the loss with respect
+    to the module's output (to its first floating-point tensor) arrives: call `backward()` inside
+    the block. What `f` returns is ignored: a hook looks on. `calls` counts the forward passes seen.
+    Compiled code runs uncompiled while a hook is on."""
+    def __init__(self,
+        module: nn.Module,
+        f: Callable,           # keep what it needs as attributes of the hook, its first argument
+        backward: bool = False # on the gradient's way back
+    ):
+        _hookable(module)
+        self.module, self.f, self.backward, self.calls = module, f, backward, 0
+        self.__enter__()
+    def __call__(self, module, args, kwargs, output):
+        self.calls += 1
+        if not self.backward:
+            self.f(self, module, (*args, *kwargs.values()), output)
+        elif (y := first_tensor(output)) is not None and y.requires_grad:
+            y.register_hook(self._arrived)
+    def _arrived(self, gradient):   # unless the hook has been removed since
+        if self._handle is not None: self.f(self, self.module, gradient.detach())
 
 # %% ../nbs/07_hooks.ipynb #f6030b9f
 class Hooks:
@@ -107,14 +121,3 @@ class Hooks:
         for h in self.hooks: h.__enter__()
         return self
     def __exit__(self, *_): self.remove()
-
-# %% ../nbs/07_hooks.ipynb #b7d00002
-#| code-fold: true
-_MOVED = dict(ActivationStats='watch', Record='watch', StatsReport='watch', find_modules='layers')
-
-def __getattr__(name):
-    "What was here before 0.2."
-    import importlib
-    if name not in _MOVED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f'initnotes.{_MOVED[name]}'), name)

@@ -5,11 +5,22 @@
 # %% auto #0
 __all__ = ['accuracy', 'TensorLoader']
 
-# %% ../nbs/06_training.ipynb #9e83b718
+# %% ../nbs/06_training.ipynb #9650456c
 import importlib, math
 from collections.abc import Iterator
 import torch
 from .report import InputError
+
+# What the workshop builds was first built here: it is still found at this place, by `*` too.
+_MOVED = dict.fromkeys([
+    'AvgStats', 'BatchTransform', 'Callback', 'CancelBatch', 'CancelEpoch', 'CancelFit',
+    'DeviceCallback', 'DivergedError', 'LRFinder', 'Learner', 'Progress', 'Recorder'], 'learner')
+globals().setdefault('__all__', []).extend(_MOVED)
+
+def __getattr__(name):
+    if name in _MOVED:
+        return getattr(importlib.import_module(f'initnotes.{_MOVED[name]}'), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 # %% ../nbs/06_training.ipynb #98d10d6a
 def accuracy(
@@ -22,7 +33,7 @@ def accuracy(
                          "expected (items, classes) and (items,).")
     return (pred.argmax(1) == yb).float().mean()
 
-# %% ../nbs/06_training.ipynb #57f2622c
+# %% ../nbs/06_training.ipynb #d02e3279
 class TensorLoader:
     "Batches of tensors in memory, taken by one indexing each; shuffled anew every time, if at all."
     def __init__(self,
@@ -37,8 +48,7 @@ class TensorLoader:
                              "expected as many of one as of the other.")
         if not (isinstance(batch_size, int) and batch_size > 0):
             raise InputError(f"batch_size is {batch_size!r}, expected a whole number from 1 up.")
-        if not len(x):
-            raise InputError('TensorLoader got no items, expected at least one.')
+        if not len(x): raise InputError('TensorLoader got no items, expected at least one.')
         self.x, self.y, self.batch_size = x, y, batch_size
         self.shuffle, self.generator = shuffle, generator
 
@@ -46,18 +56,5 @@ class TensorLoader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         n, size = len(self.x), self.batch_size
         order = (slice(i, i + size) for i in range(0, n, size))
-        if self.shuffle:
-            order = torch.randperm(n, generator=self.generator).split(size)
+        if self.shuffle: order = torch.randperm(n, generator=self.generator).split(size)
         for i in order: yield self.x[i], self.y[i]
-
-# %% ../nbs/06_training.ipynb #17f9c23e
-# What the workshop builds was first built here: it is still found at this place, by `*` too.
-_MOVED = dict.fromkeys([
-    'AvgStats', 'BatchTransform', 'Callback', 'CancelBatch', 'CancelEpoch', 'CancelFit',
-    'DeviceCallback', 'DivergedError', 'LRFinder', 'Learner', 'Progress', 'Recorder'], 'learner')
-globals().setdefault('__all__', []).extend(_MOVED)
-
-def __getattr__(name):
-    if name in _MOVED:
-        return getattr(importlib.import_module(f'initnotes.{_MOVED[name]}'), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
