@@ -31,7 +31,7 @@ def edition_copied(path):
 def refresh(nbs, lab):
     "Copy what is not there yet; return the copies of which there is a newer edition."
     lab.mkdir(exist_ok=True)
-    for name in ('images', 'matplotlibrc', 'glossary.md', 'references.bib'):   # not the reader's
+    for name in ('images', 'experiments', 'matplotlibrc', 'glossary.md', 'references.bib'):  # ours
         if (nbs/name).is_dir():
             shutil.copytree(nbs/name, lab/name, dirs_exist_ok=True)
         else: shutil.copy(nbs/name, lab/name)
