@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['GUESSING', 'STARTS', 'OPTIMISERS', 'COLUMNS', 'Arm', 'Stacked', 'default_', 'kaiming_', 'rescale_', 'lsuv_start_',
            'lsuv_body_', 'pooled', 'started', 'train', 'rate_at', 'rates', 'Experiment', 'grid', 'arm_of',
-           'read_results', 'extended', 'run', 't_quantile', 'interval', 'Results', 'curves', 'best', 'expected',
-           'again']
+           'read_results', 'extended', 'run', 't_quantile', 'interval', 'Results', 'curves', 'best', 'of', 'ahead',
+           'plot_rates', 'expected', 'again']
 
-# %% ../nbs/07b_experiments.ipynb #f95066c5
+# %% ../nbs/07b_experiments.ipynb #e659019b
 import csv, functools, math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 import torch
 import torch.nn.functional as F
-from .report import InputError, Report
+from .report import COLOURS, InputError, Report
 from .data import Mnist, mnist, normalize_to
 
 # %% ../nbs/07b_experiments.ipynb #eaa77abb
@@ -349,6 +349,48 @@ def best(
         found.append(top | dict(learns=top['accuracy'] - top['half'] > 1.5*GUESSING,
                                 inside=rs[0]['rate'] < top['rate'] < rs[-1]['rate']))
     return found
+
+# %% ../nbs/07b_experiments.ipynb #82663d1c
+def of(
+    rows: list,   # of `curves` or of `best`
+    **what: object  # fields and their values
+) -> list:
+    "Those of the rows that are so: `of(tops, start='LSUV', depth=4)`."
+    return [r for r in rows if all(r[k] == v for k, v in what.items())]
+
+def ahead(
+    tops: list,   # of `best`
+    start: str,
+    other: str,
+    **net: object # depth, residual, optimiser
+) -> tuple[float, float]:
+    "By how much one start is ahead of another, seed by seed: mean and half of the interval."
+    (a,), (b,) = (of(tops, start=s, **net) for s in (start, other))
+    return interval(a['each'] - b['each'])
+
+def plot_rates(
+    rows: list,        # of `curves`
+    depths: list,      # a panel each
+    title: str = '',
+    **net: object      # what else the rows have in common
+) -> object:           # the axes
+    "Accuracy against learning rate, a curve a start, with 95 % intervals; shared axes."
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(1, len(depths), figsize=(3.1*len(depths), 3.1), sharex=True,
+                             sharey=True, layout='constrained')
+    keys = dict(zip(STARTS, ('default', 'kaiming', 'lsuv')))
+    for ax, depth in zip(axes, depths):
+        for start, mark in zip(STARTS, 'os^d'):
+            r = of(rows, start=start, depth=depth, **net)
+            x, y, half = ([v[k] for v in r] for k in ('rate', 'accuracy', 'half'))
+            colour = COLOURS[keys[start]] if start in keys else '.5'
+            if r: ax.errorbar(x, y, half, c=colour, marker=mark, ms=4, lw=1.2, label=start)
+        ax.axhline(GUESSING, c='k', lw=.8, ls=':')
+        ax.set(xscale='log', title=f'{depth} layers', xlabel='learning rate', ylim=(0, 1))
+    axes[0].set_ylabel('accuracy')
+    axes[0].legend(fontsize=8)
+    fig.suptitle(title)
+    return axes
 
 # %% ../nbs/07b_experiments.ipynb #73692fc9
 def expected(
