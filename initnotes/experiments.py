@@ -176,7 +176,7 @@ def train(
                                        torch=torch.__version__.partition('+')[0]))
     return rows
 
-# %% ../nbs/07b_experiments.ipynb #ba0308c4
+# %% ../nbs/07b_experiments.ipynb #1b6fdd6e
 def rate_at(k: int) -> float:
     "The k-th rate of the grid: 10^(k/2), to one digit."
     return float(f'{10**(k/2):.0e}')
@@ -192,7 +192,7 @@ class Experiment:
     name: str                 # of its table: experiments/NAME.csv
     arms: tuple               # of `Arm`
     n_seeds: int = 16
-    most: int = 3             # rates added to a grid, at most
+    most: int = 4             # rates added to a grid at one end, at most
 
 def grid(
     low: dict,      # lowest and …
@@ -254,7 +254,7 @@ def _append(path, rows):
             digits = {k: f'{r[k]:.5g}' for k in ('accuracy', 'loss')}
             table.writerow(r | digits)
 
-# %% ../nbs/07b_experiments.ipynb #1122fcf7
+# %% ../nbs/07b_experiments.ipynb #00caf35c
 def _by_arm(rows):
     found = {}
     for r in rows: found.setdefault(arm_of(r), []).append(r)
@@ -274,7 +274,11 @@ def extended(
     for arm in means: groups.setdefault(replace(arm, rate=1.), []).append(arm)
     for arms in groups.values():
         top, ends = max(arms, key=means.get), [f(a.rate for a in arms) for f in (min, max)]
-        if means[top] < 1.5*GUESSING: continue             # nothing learns: no best rate
+        if means[top] < 1.5*GUESSING:                      # nothing learns: no best rate, …
+            low = min(arms, key=lambda a: a.rate)          # but what diverged may want a lower one
+            if any(math.isnan(r['accuracy']) for r in _by_arm(rows)[low]):
+                more.append(replace(low, rate=rate_at(round(2*math.log10(low.rate)) - 1)))
+            continue
         for end, step in zip(ends, (-1, 1)):
             if top.rate != end: continue
             more.append(replace(top, rate=rate_at(round(2*math.log10(end)) + step)))
@@ -350,7 +354,7 @@ def best(
                                 inside=rs[0]['rate'] < top['rate'] < rs[-1]['rate']))
     return found
 
-# %% ../nbs/07b_experiments.ipynb #82663d1c
+# %% ../nbs/07b_experiments.ipynb #ff521744
 def of(
     rows: list,   # of `curves` or of `best`
     **what: object  # fields and their values
@@ -376,7 +380,7 @@ def plot_rates(
 ) -> object:           # the axes
     "Accuracy against learning rate, a curve a start, with 95 % intervals; shared axes."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, len(depths), figsize=(3.1*len(depths), 3.1), sharex=True,
+    fig, axes = plt.subplots(1, len(depths), figsize=(2.7*len(depths), 2.7), sharex=True,
                              sharey=True, layout='constrained')
     keys = dict(zip(STARTS, ('default', 'kaiming', 'lsuv')))
     for ax, depth in zip(axes, depths):
@@ -388,7 +392,7 @@ def plot_rates(
         ax.axhline(GUESSING, c='k', lw=.8, ls=':')
         ax.set(xscale='log', title=f'{depth} layers', xlabel='learning rate', ylim=(0, 1))
     axes[0].set_ylabel('accuracy')
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=7)
     fig.suptitle(title)
     return axes
 
