@@ -302,7 +302,7 @@ def run(
         todo = extended(rows)
     return rows
 
-# %% ../nbs/07b_experiments.ipynb #67fb2895
+# %% ../nbs/07b_experiments.ipynb #296f9e4a
 @functools.cache
 def t_quantile(
     tail: float,  # chance above
@@ -329,7 +329,7 @@ class Results(Report):
 def curves(
     rows: list           # of results
 ) -> Results:            # a row an arm: mean accuracy, half its interval, how many seeds diverged
-    "Each arm's mean accuracy over seeds, in order of rates; a seed that diverged counts as guessing."
+    "Each arm's mean accuracy, in order of rates; a seed that diverged counts as guessing."
     found = Results()
     for arm, r in _by_arm(rows).items():
         each = _accuracies(r)
@@ -354,7 +354,7 @@ def best(
                                 inside=rs[0]['rate'] < top['rate'] < rs[-1]['rate']))
     return found
 
-# %% ../nbs/07b_experiments.ipynb #ff521744
+# %% ../nbs/07b_experiments.ipynb #3dc9ef98
 def of(
     rows: list,   # of `curves` or of `best`
     **what: object  # fields and their values
@@ -380,7 +380,7 @@ def plot_rates(
 ) -> object:           # the axes
     "Accuracy against learning rate, a curve a start, with 95 % intervals; shared axes."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, len(depths), figsize=(2.7*len(depths), 2.7), sharex=True,
+    fig, axes = plt.subplots(1, len(depths), figsize=(2.6*len(depths), 2.6), sharex=True,
                              sharey=True, layout='constrained')
     keys = dict(zip(STARTS, ('default', 'kaiming', 'lsuv')))
     for ax, depth in zip(axes, depths):
