@@ -17,7 +17,7 @@ OFFLINE := PYTHONPATH=$(CURDIR)/tools/offline
 PYTEST := $(BIN)/python -m pytest
 NOTEBOOKS := $(BIN)/python tools/notebooks.py
 
-.PHONY: help env run lab quick test proof nbdev processors store site sweep bench clean learn dev
+.PHONY: help env run lab quick test proof nbdev processors store experiments site sweep bench clean learn dev
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ store: dev ## after editing a notebook: export, execute, keep outputs, renew REA
 	$(BIN)/nbdev_export
 	$(NOTEBOOKS) store
 	$(BIN)/python tools/readme.py
+
+experiments: dev ## train what the tables in nbs/experiments do not hold yet: about 20 minutes for all
+	@$(BIN)/python tools/experiments.py
 
 site: dev ## the course as web pages, in _site: nothing is executed
 	$(BIN)/python tools/website.py

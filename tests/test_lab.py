@@ -13,7 +13,7 @@ def copies(tmp_path):
                  'references.bib'):
         (tmp_path/'nbs').mkdir(exist_ok=True)
         (tmp_path/'nbs'/name).write_bytes((ROOT/'nbs'/name).read_bytes())
-    (tmp_path/'nbs'/'images').mkdir()
+    for name in ('images', 'experiments'): (tmp_path/'nbs'/name).mkdir()
     assert lab.refresh(tmp_path/'nbs', tmp_path/'lab') == []
     return tmp_path/'lab', tmp_path/'nbs'
 

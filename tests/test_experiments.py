@@ -1,0 +1,184 @@
+"Experiments: stacked training is the training of one net at a time; tables are resumed and checked."
+import math
+from dataclasses import replace
+
+import pytest, torch
+import torch.nn.functional as F
+from torch import nn
+
+import experiments as tool
+from conftest import ROOT
+from initnotes import InputError, init_, lsuv_
+from initnotes import experiments as ex
+
+SEED = 77
+
+def arm(**k):
+    return ex.Arm(**dict(start='Kaiming', depth=4, residual=False, optimiser='SGD', rate=.05,
+                         width=16, steps=6, batch=8) | k)
+
+@pytest.fixture
+def data():
+    return (torch.randn(400, 12), torch.randint(10, (400,)), torch.randn(60, 12),
+            torch.randint(10, (60,)))
+
+class Net(nn.Module):
+    "Net i of a stack, in plain PyTorch."
+    def __init__(self, net, i):
+        super().__init__()
+        self.residual, self.act = net.residual, net.act
+        self.layers = nn.ModuleList(nn.Linear(*w.shape[1:]) for w in net.w)
+        with torch.no_grad():
+            for m, w, b in zip(self.layers, net.w, net.b):
+                m.weight.copy_(w[i].T)
+                m.bias.copy_(b[i, 0])
+
+    def forward(self, x):
+        first, *inner, last = self.layers
+        h = first(x)
+        if not self.residual:
+            for m in inner: h = m(self.act(h))
+            return last(self.act(h))
+        for a, b in zip(inner[::2], inner[1::2]): h = h + b(self.act(a(h)))
+        return last(h)
+
+@pytest.mark.parametrize('residual', [False, True])
+@pytest.mark.parametrize('optimiser, rate', [('SGD', .05), ('Adam', .003)])
+@pytest.mark.parametrize('trained', ['all', 'last', 'first'])
+def test_stacked_training_is_plain_training(data, residual, optimiser, rate, trained):
+    "Against torch.nn and torch.optim, net by net, with the same weights and batches."
+    a = arm(residual=residual, optimiser=optimiser, rate=rate, trained=trained)
+    x, y, x_valid, y_valid = data
+    rows = ex.train(a, range(3), data)
+    for s in range(3):
+        net = Net(ex.started(a, range(3), x)[0], s)
+        layers = dict(all=net.layers, last=net.layers[-1:], first=net.layers[:-1])[trained]
+        opt = getattr(torch.optim, optimiser)(layers.parameters(), lr=rate)
+        order = torch.randperm(400, generator=torch.Generator().manual_seed(s))[:a.steps*a.batch]
+        for i in order.split(a.batch):
+            opt.zero_grad()
+            F.cross_entropy(net(x[i]), y[i]).backward()
+            opt.step()
+        with torch.no_grad(): loss = F.cross_entropy(net(x_valid), y_valid).item()
+        assert rows[s]['loss'] == pytest.approx(loss, rel=1e-4)
+
+@pytest.mark.parametrize('residual', [False, True])
+@pytest.mark.parametrize('start', list(ex.STARTS))
+def test_a_seed_is_the_same_alone(data, start, residual):
+    a = arm(start=start, residual=residual)
+    together, alone = ex.train(a, [3, 5], data), ex.train(a, [5], data)
+    assert together[1]['loss'] == pytest.approx(alone[0]['loss'], rel=1e-4)
+    assert together[1]['seed'] == 5
+
+@pytest.mark.parametrize('residual', [False, True])
+def test_rescaling_is_lsuv_(data, residual):
+    "The library's, to its tolerance: each layer's output has std 1, by the same factors."
+    x = data[0][:64]
+    stack = ex.started(arm(residual=residual, depth=6), range(2), data[0])[0]
+    nets = [Net(stack, i) for i in range(2)]
+    ex.rescale_(stack, x)
+    for i, net in enumerate(nets):
+        lsuv_(net, x, tol=1e-5)
+        for m, w in zip(net.layers, stack.w):
+            assert torch.allclose(m.weight, w[i].T, rtol=1e-4, atol=1e-6)
+
+def test_head_is_left_alone(data):
+    a = arm()
+    kaiming, body = (ex.started(replace(a, start=s), [0], data[0])[0]
+                     for s in ('Kaiming', 'LSUV, no head'))
+    assert torch.equal(kaiming.w[-1], body.w[-1]) and not torch.equal(kaiming.w[1], body.w[1])
+
+@pytest.mark.parametrize('start, make', [('default', lambda m: m), ('Kaiming', init_)])
+def test_starts_have_the_scale_of_the_librarys(start, make):
+    "Std of weights and biases; 64·64 uniform or normal numbers, five standard errors."
+    net = ex.started(arm(start=start, width=64), [0], torch.randn(300, 196))[0]
+    make(own := nn.Linear(64, 64))
+    se = own.weight.std()/math.sqrt(2*4096)
+    assert abs(net.w[1].std() - own.weight.std()) < 5*math.sqrt(2)*se
+    assert (net.b[1].abs().max() > 0) == (own.bias.abs().max() > 0)
+
+def test_a_seed_that_diverges_is_named_and_spares_the_others(data):
+    rows = ex.train(arm(rate=.05), range(2), data)
+    wild = ex.train(arm(rate=1e6, steps=40), range(2), data)
+    assert all(math.isfinite(r['loss']) for r in rows)
+    assert all(math.isnan(r['accuracy']) and math.isnan(r['loss']) for r in wild)
+    found = ex.curves(wild)[0]
+    assert found['failed'] == 2 and found['accuracy'] == pytest.approx(ex.GUESSING)
+
+def experiment(n_seeds=2, most=0):
+    return ex.Experiment('small', (arm(), arm(rate=.1), arm(start='default')), n_seeds, most)
+
+def test_a_table_is_resumed(tmp_path, data, monkeypatch):
+    "Arm by arm; what is there is not trained again, what is missing of an arm is."
+    e, path, trained, real = experiment(), tmp_path/'new'/'t.csv', [], ex.train
+    def counted(a, seeds, data):
+        trained.append((a, list(seeds)))
+        if len(trained) == 3: raise KeyboardInterrupt
+        return real(a, seeds, data)
+    monkeypatch.setattr(ex, 'train', counted)
+    with pytest.raises(KeyboardInterrupt): ex.run(e, path, data)
+    assert len(ex.read_results(path)) == 4
+    path.write_text('\n'.join(path.read_text().splitlines()[:-1]) + '\n')
+    rows = ex.run(e, path, data)
+    assert trained[3:] == [(e.arms[1], [1]), (e.arms[2], [0, 1])] and len(rows) == 6
+    ex.run(e, path, data)
+    assert len(trained) == 5
+
+@pytest.mark.parametrize('spoil, said', [
+    (lambda t: t.replace('accuracy', 'acuracy', 1), 'expected the columns'),
+    (lambda t: t + t.splitlines()[1] + '\n', 'line 8: a row that was there before'),
+    (lambda t: t + 'Kaiming,4,False\n', 'line 8: expected 14 values'),
+    (lambda t: t.replace('False', 'no', 1), 'line 2: expected 14 values'),
+    (lambda t: t.replace('Kaiming', 'lucky', 1), "start is 'lucky'"),
+    (lambda t: '', 'expected the columns')])
+def test_bad_tables(tmp_path, data, spoil, said):
+    path = tmp_path/'t.csv'
+    ex.run(experiment(), path, data)
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(InputError, match=said): ex.read_results(path)
+
+def test_no_table(tmp_path):
+    with pytest.raises(InputError, match='make experiments'): ex.read_results(tmp_path/'t.csv')
+
+@pytest.mark.parametrize('bad', [dict(start='lucky'), dict(optimiser='Lion'), dict(rate=0.),
+                                 dict(depth=5, residual=True), dict(trained='middle')])
+def test_bad_arms(bad):
+    with pytest.raises(InputError, match=str(next(iter(bad.values()))).replace('.', '[.]')):
+        arm(**bad)
+
+def rows_at(accuracies):
+    "A made-up table of accuracies by rate."
+    return [vars(arm(rate=r)) | dict(seed=s, accuracy=a, loss=1., torch='')
+            for r, a in accuracies.items() for s in range(3)]
+
+def test_the_grid_grows_where_its_best_is_at_an_end():
+    assert ex.extended(rows_at({.03: .5, .1: .8, .3: .6})) == []
+    assert ex.extended(rows_at({.1: .8, .3: .6})) == [arm(rate=.03)]
+    assert ex.extended(rows_at({.1: .5, .3: .6})) == [arm(rate=1.)]
+    assert {a.rate for a in ex.extended(rows_at({.1: .8}))} == {.03, .3}
+    assert ex.extended(rows_at({.1: .11, .3: .1})) == []      # nothing learns
+
+@pytest.mark.parametrize('tail, df', [(.025, 15), (2.87e-7, 15), (.025, 5), (.1, 40)])
+def test_t_quantile(tail, df):
+    from scipy.stats import t
+    assert ex.t_quantile(tail, df) == pytest.approx(t.isf(tail, df), rel=1e-3)
+
+def test_lessons_declare_what_the_tables_hold():
+    "Each declared experiment is complete: every arm, every seed, no best rate at an end."
+    for name, e in tool.declared().items():
+        rows = ex.read_results(ROOT/'nbs'/'experiments'/f'{name}.csv')
+        there = {(ex.arm_of(r), r['seed']) for r in rows}
+        assert {(a, s) for a in e.arms for s in range(e.n_seeds)} <= there
+        assert all(r['inside'] for r in ex.best(rows) if r['learns'])
+
+@pytest.mark.proof
+@pytest.mark.slow
+def test_a_sample_of_rows_trained_again():
+    "Of arms at their best rate; each new result lies in the stored distribution."
+    data, draw = ex.pooled(), torch.Generator().manual_seed(SEED)
+    for name in tool.declared():
+        rows = ex.read_results(ROOT/'nbs'/'experiments'/f'{name}.csv')
+        tops = {ex.arm_of(r) for r in ex.best(rows) if r['learns']}
+        some = [r for r in rows if ex.arm_of(r) in tops]
+        chosen = torch.randperm(len(some), generator=draw)[:12].tolist()
+        ex.again(rows, [some[i] for i in chosen], data)
