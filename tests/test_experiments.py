@@ -1,4 +1,4 @@
-"Experiments: stacked training is the training of one net at a time; tables are resumed and checked."
+"Experiments: stacked training is training one net at a time; tables are resumed and checked."
 import math
 from dataclasses import replace
 

@@ -1,8 +1,8 @@
 """Train what the lessons' tables do not hold yet: `python tools/experiments.py [NAME …]`.
 
-A lesson declares its experiments in a cell that begins with `#| label: experiments`. Each is trained
-arm by arm into nbs/experiments/NAME.csv, which an interruption leaves whole; delete a table, or
-lines of it, to train them anew."""
+A lesson declares its experiments in a cell that begins with `#| label: experiments`. Each is
+trained arm by arm into nbs/experiments/NAME.csv, which an interruption leaves whole; delete a
+table, or lines of it, to train them anew."""
 import sys
 from pathlib import Path
 
