@@ -19,7 +19,7 @@ def test_a_lesson_is_short(stem):
     for c in code_cells(nb):
         most = 25 if 'export' in directives(c) else 12
         lines = instep.code(c).strip().splitlines()
-        if re.match('import |from ', lines[0] if lines else ''): most = 20   # a list, not an argument
+        if re.match('import |from ', lines[0] if lines else ''): most = 20   # a list
         assert len(lines) <= most, f"cell {c['id']} has {len(lines)} lines"
         assert 'hide' in directives(c) or max(map(len, lines), default=0) <= 100, c['id']
 
