@@ -91,7 +91,7 @@ store: dev ## after editing a notebook: export, execute, keep outputs, renew REA
 	$(NOTEBOOKS) store
 	$(BIN)/python tools/readme.py
 
-experiments: dev ## train what the tables in nbs/experiments do not hold yet: about 20 minutes for all
+experiments: dev ## train what the tables in nbs/experiments do not hold yet: about half an hour for all
 	@$(BIN)/python tools/experiments.py
 
 site: dev ## the course as web pages, in _site: nothing is executed
