@@ -290,7 +290,7 @@ def run(
     data: tuple            # of `pooled`
 ) -> list[dict]:           # all rows of the table
     "Train what is missing, arm by arm, with a progress bar; write each arm when it is done."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     path, todo = Path(path), list(experiment.arms)
     for _ in range(experiment.most + 1):
         rows = read_results(path) if path.exists() else []

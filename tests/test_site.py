@@ -110,14 +110,15 @@ def test_every_figure_says_what_it_shows(stem):
 @pytest.mark.parametrize('stem', [s for s in LESSONS if readme.is_lesson(s)])
 def test_exercises_are_marked_solved_asserted_and_folded(site, stem):
     cells = LESSONS[stem]['cells']
-    at = [next(i for i, c in enumerate(cells) if source(c).startswith(f'## {name}'))
-          for name in ('What held', 'Exercises', 'Where to read on', 'Solutions')]
-    assert at == sorted(at)
-    exercises = ''.join(source(c) for c in cells[at[1]:at[2]])
+    prose = '\n'.join(source(c) for c in cells if c['cell_type'] == 'markdown')
+    order = re.findall('^## (What held|Exercises|Where to read on|Solutions)$', prose, re.M)
+    assert order == ['What held', 'Exercises', 'Where to read on', 'Solutions']
+    at = next(i for i, c in enumerate(cells) if source(c).startswith('## Solutions'))
+    exercises = prose.partition('\n## Exercises\n')[2].partition('\n## Where to read on')[0]
     marks = re.findall(r'^\*\*(\d)\.\*\* (●○○|●●○|●●●) ', exercises, re.M)
     assert [int(k) for k, _ in marks] == [*range(1, len(marks) + 1)] and 2 <= len(marks) <= 4
     solutions = {}
-    for c in cells[at[3]:]:
+    for c in cells[at:]:
         if c['cell_type'] == 'markdown':
             number = (website.SOLUTION.findall(source(c)) or [None])[-1]
         elif number: solutions[number] = solutions.get(number, '') + source(c)
@@ -282,7 +283,7 @@ def test_first_uses_are_linked(site, stem):
 def test_library_page(site, stem):
     mod = importlib.import_module(f'initnotes.{module_of(LESSONS[stem])}')
     page = soup(site/'api'/f'{module_of(LESSONS[stem])}.html')
-    for name in mod.__all__:
+    for name in apidoc.own(mod):
         x, entry = getattr(mod, name), page.find(id=f'{mod.__name__}.{name}')
         assert entry, name
         if not hasattr(x, '__doc__') or not callable(x): continue

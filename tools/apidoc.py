@@ -155,9 +155,15 @@ def example(name, nb):
 def entry(name, mod, shown):
     x = getattr(mod, name)
     if isinstance(x, type): return klass(x, name, shown)
+    if not inspect.isfunction(x): x = inspect.unwrap(x)     # one whose results are kept
     if inspect.isfunction(x) and x.__name__ == name:
         return function(x, name, shown=shown)
     return constant(name, mod)
+
+def own(mod):
+    "The public names that the module itself defines; some say also what was theirs and has moved."
+    return [name for name in mod.__all__
+            if getattr(getattr(mod, name), '__module__', mod.__name__) == mod.__name__]
 
 def page(stem, nb):
     "The Markdown page of the module that the notebook `stem` exports."
@@ -167,7 +173,7 @@ def page(stem, nb):
         f'# {mod.__name__}', '', f'> {md(inspect.cleandoc(mod.__doc__))}', '',
         f'From {{doc}}`/{stem}`, where each of these is explained, tried and tested.', '',
         f'```{{py:module}} {mod.__name__}\n```', '',
-        *(entry(name, mod, example(name, nb)) for name in mod.__all__)])
+        *(entry(name, mod, example(name, nb)) for name in own(mod))])
 
 def overview(notebooks):
     "The library in one table: what `import initnotes as ini` offers of these, and of PyTorch."
