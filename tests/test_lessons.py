@@ -15,7 +15,8 @@ def code_cells(nb): return [c for c in nb['cells'] if c['cell_type'] == 'code']
 @pytest.mark.parametrize('stem', LESSONS)
 def test_a_lesson_is_short(stem):
     nb = LESSONS[stem]
-    assert 30 <= len(nb['cells']) <= 60 and readme.minutes(nb) <= 45
+    shown = [c for c in nb['cells'] if not {'hide', 'default_exp'} & directives(c).keys()]
+    assert 30 <= len(shown) <= 60 and readme.minutes(nb) <= 45
     for c in code_cells(nb):
         most = 25 if 'export' in directives(c) else 12
         lines = instep.code(c).strip().splitlines()
