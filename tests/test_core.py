@@ -149,3 +149,15 @@ def test_what_is_public_has_types(name):
         assert not untyped, (f.__qualname__, untyped)
         assert f.__name__ == '__init__' or signature.return_annotation is not signature.empty, (
             f.__qualname__)
+
+# ---- guesses ---------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('guess, near, close', [
+    (2., 1, 1), (4., 1, 0), (1., 1, 0), (4.1, 0, 0), (.99, 0, 0), (2.5, 1, 1), (2.51, 1, 0),
+    (-2., 0, 0)])
+def test_how_near_a_guess_is(guess, near, close):
+    "Within a factor of 2, and within five standard errors, are what they say."
+    led = Ledger('guesses')
+    led.guess('two', guess, 2., se=.1)
+    assert led.summary() == [f'Guesses made: 1 of 1; within a factor of 2: {near} of 1; '
+                             f'within five standard errors: {close} of 1.']
