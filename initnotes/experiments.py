@@ -126,6 +126,7 @@ def orthogonal_(
             torch.nn.init.orthogonal_(w[i], math.sqrt(w_var), generator=g)
         b.zero_()
 
+# %% ../nbs/07b_experiments.ipynb #5a21c0d4
 def kaiming_(net: Stacked, generators: list, x: torch.Tensor) -> None:
     "He et al. 2015: normal, mean square gain²/fan_in by the activation's gain, biases 0."
     if net.activation == 'relu': variances_(net, generators, x, 2.)
