@@ -9,7 +9,6 @@ __all__ = ['InitReport', 'init_']
 import hashlib, math, numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn.init import orthogonal_
@@ -17,7 +16,6 @@ from .report import InputError, Report
 from .layers import (EMBEDDINGS, NORMS, RECURRENT, Fans, ParameterRole, Where, fans_of,
                               _is_named, local, parameters_of, ties)
 from .gains import _DISTRIBUTIONS, _MODES, _activation, _draw_, _one_of
-from .pairs import _slopes, edge_variances
 from .kaiming import gain
 
 # %% ../nbs/05a_init.ipynb #1a5b0672
@@ -37,7 +35,6 @@ class _How:
     scheme: str = 'kaiming_normal'         # one of _SCHEMES
     nonlinearity: str | Callable = 'relu'  # a name, a function, or 'auto'
     mode: str = 'fan_in'                   # one of _MODES
-    start: str | None = None               # 'gain', 'edge'; None: by depth
     bias: float = 0.                       # mean of the biases …
     bias_std: float = 0.                   # … and their std
     gain: float | None = None              # of weights; None: the one of the activation before each
@@ -71,19 +68,10 @@ def _how(base, options, rule=None):
     how = replace(base, **options, rule=rule, given=frozenset(told))
     _one_of('scheme', how.scheme, _SCHEMES)
     _one_of('mode', how.mode, _MODES)
-    if how.start is not None: _one_of('start', how.start, ('gain', 'edge'))
     for k in ('bias', 'bias_std', 'gain', 'std', 'embedding', 'norms', 'mean'):
         least = 0 if k in ('bias_std', 'std', 'embedding') else -math.inf
         if k in told or k.startswith('bias'): _number(k, getattr(how, k), least)
     if how.fans is not None: how = replace(how, fans=_two(how.fans))
-    if options.get('start') == 'edge':
-        for k in ('gain', 'std'):
-            if k in told:
-                raise InputError(f"start='edge' and {k}={getattr(how, k)!r} both say the scale of "
-                                 "the weights: expected one of the two.")
-        if _SCHEMES[how.scheme][0] == 'lecun':
-            raise InputError(f"start='edge' sets a gain, and {how.scheme} has none: expected "
-                             "another scheme.")
     if 'gain' in told: return how
     if 'gain' in base.given and 'nonlinearity' not in told:
         return replace(how, given=how.given | {'gain'})
@@ -200,31 +188,24 @@ def _elementwise(module):
         with torch.random.fork_rng(devices=[]): return bool(_activation(module))
     except Exception: return False      # it takes no single numbers
 
-class _Before(NamedTuple):
-    "What comes before a layer."
-    acts: tuple | None    # activations; (): none; None: it cannot be seen
-    chain: list           # layers behind one another with only activations between: its own chain
-
 def _look(module, before, seen):
-    "Note in `seen` what comes before each layer, and return what comes out of `module`."
+    """Note in `seen` what comes before each layer, and return what comes out of `module`: a tuple
+    of activations, () where there is none, None where it cannot be seen."""
     while hasattr(module, '_orig_mod'): module = module._orig_mod    # compiled
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         for child in module: before = _look(child, before, seen)
         return before
-    if isinstance(module, NORMS + EMBEDDINGS): return _Before((), [])
+    if isinstance(module, NORMS + EMBEDDINGS): return ()
     parts = _transformer(module)
     if fans_of(module) or parts:
-        chain = before.chain if before.acts or not before.chain else []
-        for m, acts in {module: before.acts, **parts}.items():
-            if m in seen and seen[m].acts != acts: acts = None       # a layer that is called twice
-            seen[m] = _Before(acts, [] if m in parts else chain)
-        if not parts: chain.append(module)
-        return _Before((), [] if parts else chain)
+        for m, acts in {module: before, **parts}.items():
+            seen[m] = acts if seen.get(m, acts) == acts else None    # a layer that is called twice
+        return ()
     if type(module).__module__ in _SHAPING or isinstance(module, nn.Identity):
         return before
-    if _elementwise(module): return before._replace(acts=(*(before.acts or ()), module))
-    for child in module.children(): _look(child, _Before(None, []), seen)
-    return _Before(None, [])
+    if _elementwise(module): return (*(before or ()), module)
+    for child in module.children(): _look(child, None, seen)
+    return None
 
 def _transformer(module):
     "What comes before the layers inside PyTorch's attention and transformer layers."
@@ -254,58 +235,23 @@ def _by_std(r, how, std, mean=0., distribution='normal'):
     if std == 0: distribution = None
     return _Draw(r, None, distribution or f'{mean:g}', distribution, std, mean, how=how)
 
-_DEEP = 20    # layers from which on the edge of chaos trained at least as well (lesson 10)
-
-class _Seen(dict):
-    "What comes before each layer, and the edges of the activations that were met."
-    def __init__(self): self.edges = {}
-    def edge(self, f):
-        "`edge_variances`, once for activations that are alike; or its error."
-        values = [p.detach().double().cpu().numpy().tobytes() for p in f.parameters()] \
-            if isinstance(f, nn.Module) else []
-        key = (repr(f), *values) if isinstance(f, nn.Module) else f
-        if key not in self.edges:
-            try: self.edges[key] = edge_variances(f)
-            except InputError as e: self.edges[key] = e
-        return self.edges[key]
-
-def _scale(r, how, seen):
-    "Of a layer: its weights' gain, its biases' std, and a note where they depend on the layer."
+def _gain(r, how, seen):
+    "The gain of a weight, and a note where it depends on the layer."
     told = how.given & {'gain', 'nonlinearity'} and how.gain is not None
-    if 'gain' in how.given or how.std is not None or _SCHEMES[how.scheme][0] == 'lecun':
-        return how.gain, 0., None
-    if isinstance(r.module, RECURRENT) and not told:
-        return gain(getattr(r.module, 'nonlinearity', 'linear')), 0., None
-    acts, chain = seen.get(r.module, _Before(None, []))
-    f, note, before = how.nonlinearity, None, how.gain is not None
-    if not before:
-        if acts is None:
-            return gain('relu'), 0., "the activation before it is not seen: ReLU's gain"
-        if not acts: return 1., 0., 'no activation before it'
-        f = acts[0] if len(acts) == 1 else nn.Sequential(*acts)
-        note = f"after {', '.join(getattr(a, '__name__', type(a).__name__) for a in acts)}"
-    g = how.gain if before else gain(f)
-    deep = len(chain) >= _DEEP
-    if how.start == 'gain' or not (how.start or deep) or f == 'relu': return g, 0., note
-    return _at_edge(seen.edge(f), f, g, how, note, len(chain))
-
-def _at_edge(edge, f, g, how, note, depth):
-    "What `_scale` says of a layer whose activation has this edge, or this error in its place."
-    if isinstance(edge, InputError):
-        if how.start and how.nonlinearity != 'auto': raise edge
-        factor = (g*g*_slopes(_activation(f), 1.))**depth
-        where = (f"no edge of chaos: {depth} layers change the gradient's mean square "
-                 f"by a factor of {factor:.0e}")
-        return g, 0., f'{note}, {where}' if note else where
-    w_var, b_var = edge
-    if abs(w_var - g*g) < 1e-6*w_var: return g, 0., note     # ReLU and its like
-    where = f'edge of chaos, biases of std {math.sqrt(b_var):.3g}'
-    return math.sqrt(w_var), math.sqrt(b_var), f'{note}, {where}' if note else where
-
+    if told or _SCHEMES[how.scheme][0] == 'lecun': return how.gain, None
+    if isinstance(r.module, RECURRENT):
+        return gain(getattr(r.module, 'nonlinearity', 'linear')), None
+    if how.gain is not None: return how.gain, None
+    before = seen.get(r.module)
+    if before is None:
+        return gain('relu'), "the activation before it is not seen: ReLU's gain"
+    if not before: return 1., 'no activation before it'
+    names = ', '.join(getattr(a, '__name__', type(a).__name__) for a in before)
+    return gain(before[0] if len(before) == 1 else nn.Sequential(*before)), f'after {names}'
 
 # %% ../nbs/05a_init.ipynb #1a5b18b5
 def _by_scheme(r, how, seen):
-    (rule, distribution), (g, _, note) = _SCHEMES[how.scheme], _scale(r, how, seen)
+    (rule, distribution), (g, note) = _SCHEMES[how.scheme], _gain(r, how, seen)
     if rule == 'orthogonal': return _orthogonal(r, how, g, note)
     mode = dict(xavier='fan_avg', lecun='fan_in').get(rule, how.mode)
     fan = _MODES[mode](how.fans or r.fans)
@@ -325,7 +271,7 @@ def _decide(r, how, way, seen):
     "What becomes of a parameter that may be set. `way`: how a rule reaches it; None: no rule does."
     if way and 'std' in how.given and (way == 'name' or _takes_std(r, how.std)):
         return _by_std(r, how, how.std, how.mean or 0., _SCHEMES[how.scheme][1])
-    if r.role in ('bias', 'gate bias'): return _bias(r, how, way, seen)
+    if r.role in ('bias', 'gate bias'): return _bias(r, how, way)
     if r.role in ('scale', 'shift') and how.norms is not None:
         return _by_std(r, how, 0., how.norms if r.role == 'scale' else 0.)
     known = r.role not in ('scale', 'shift') and (how.fans or r.fans)
@@ -344,11 +290,9 @@ def _takes_std(r, std):
     "Does a rule's std act on it, though the rule names only a module?"
     return r.fans is not None or r.role in ('token', 'unknown') and (r.value.dim() > 1 or std == 0)
 
-def _bias(r, how, way, seen):
+def _bias(r, how, way):
     if r.role == 'bias' or way and how.given & {'bias', 'bias_std'}:
-        if how.bias_std or r.role != 'bias': return _by_std(r, how, how.bias_std, how.bias)
-        _, std, note = _scale(r, how, seen)
-        return replace(_by_std(r, how, std, how.bias), note=note if std else None)
+        return _by_std(r, how, how.bias_std, how.bias)
     n, lstm = r.module.hidden_size, isinstance(r.module, (nn.LSTM, nn.LSTMCell))
     if not (lstm and r.name.rpartition('.')[2].startswith('bias_ih')):
         return _by_std(r, how, 0.)
@@ -393,11 +337,10 @@ def _refuse_empty(records):
 # %% ../nbs/05a_init.ipynb #1a5b1e14
 def _plan(model, base, rules, exclude):
     "What becomes of every parameter; of those that share memory one is drawn, or none."
-    records, around, seen = {r.name: r for r in parameters_of(model)}, _around(model), _Seen()
+    records, around, seen = {r.name: r for r in parameters_of(model)}, _around(model), {}
     _refuse_empty(list(records.values()))
-    if any(how and (how.gain is None or how.start is None and how.nonlinearity != 'relu')
-           for how in (base, *(how for _, how in rules))):
-        _look(model, _Before((), []), seen)
+    if any(how and how.gain is None for how in (base, *(how for _, how in rules))):
+        _look(model, (), seen)
     out, hits = _excluded(exclude, records.values(), around), {}
     for name, r in records.items():
         ways = {i: _reaches(key, r, around[r.module]) for i, (key, _) in enumerate(rules)}
@@ -502,7 +445,6 @@ def init_(
     exclude: Where = None,            # left alone: types, names, patterns, modules, a predicate
     seed_by_name: bool = False,       # draw each parameter by the seed and its own name
     *,
-    start: str | None = None,         # 'gain', 'edge'; None: the edge in deep plain chains
     rules: Mapping | None = None,     # {what is chosen: options, a std, or None (alone)}
     gain: float | None = None,        # in place of the nonlinearity's
     std: float | None = None,         # of all weights, in place of gain and fan
@@ -523,8 +465,7 @@ def init_(
     states, before = [s.get_state() for s in sources], []
     try:
         base = _how(_How(), dict(
-            scheme=scheme, nonlinearity=nonlinearity, mode=mode, start=start, bias=bias,
-            gain=gain, std=std,
+            scheme=scheme, nonlinearity=nonlinearity, mode=mode, bias=bias, gain=gain, std=std,
             bias_std=bias_std, embedding=embedding, norms=norms))
         base = replace(base, given=base.given & {'gain'})
         plan = _plan(model, base, _rules({} if rules is None else rules, base), exclude)
