@@ -11,6 +11,7 @@ from initnotes.core import InputError, se_std
 from initnotes.init import init_
 from initnotes.kaiming import gain, variance_scaling_
 from initnotes.layers import Fans, Kind, kinds, parameters_of
+from initnotes.depth import length_map
 from initnotes.pairs import edge_variances
 
 HALVES = torch.float16, torch.bfloat16
@@ -925,7 +926,9 @@ def fates(f, depth=50, nets=5, **kw):
 def test_fifty_layers_at_the_edge_keep_signal_and_gradient():
     for f in ACTS:
         length, gradient, cosine = fates(f, start='edge')
-        assert abs(length) < 2 and abs(gradient) < 2 and cosine > .8, (f, length, gradient)
+        (w_var, b_var), q = edge_variances(f), 1.
+        for _ in range(49): q = length_map(f, q, w_var, b_var)
+        assert abs(length - math.log(q)) < 1 and abs(gradient) < 2 and cosine > .8, f
     assert fates('tanh')[1] > math.log(1.1778**49) - 2         # χ of its gain: 1.178
     length, gradient, _ = fates(nn.Softplus)
     assert abs(length) < 1 and gradient < -50                  # χ .3185, and 49 ln χ = −56
@@ -977,7 +980,7 @@ def test_the_edge_is_drawn_by_its_generator(by_name):
     assert same(a, b) and not torch.equal(a['2.bias'], c['2.bias'])
 
 @pytest.mark.parametrize('kw, words', [
-    (dict(start='x'), "start is 'x', expected one of 'gain', 'edge'"), (dict(start=None), 'start'),
+    (dict(start='x'), "start is 'x', expected one of 'gain', 'edge'"), (dict(start=1), 'start'),
     (dict(gain=1.), "start='edge'.*gain=1.0"), (dict(std=.1), 'std=0.1'), (dict(bias=1.), 'bias'),
     (dict(bias_std=.1), 'bias_std'), (dict(scheme='lecun_normal'), "scheme='lecun_normal'"),
     (dict(nonlinearity='softplus'), 'softplus has no edge of chaos')])
