@@ -282,13 +282,14 @@ def _likeness(pair, c):
     i = at.long().clamp_max(1023)
     return torch.lerp(grid[i], grid[i + 1], at - i)
 
-# %% ../nbs/10b_chain.ipynb #2a352b02
+# %% ../nbs/10b_chain.ipynb #6dc386c2
 @dataclass
 class _Field:
     "What the maps say of a tensor of signals, element by element."
     q: torch.Tensor          # mean squares
     k: torch.Tensor | None   # products of each input and the next in the batch; None: not known
     v: float = 0.            # relative variance of the mean of q, over draws of the weights
+    u: float = 0.            # variance of a cosine likewise
 
     def map(self, f):
         "Both tensors changed alike."
@@ -334,7 +335,7 @@ def _through(link, t, b_var):
     shape[at + 1] = link.width//g
     return t.expand(shape).flatten(at, at + 1) if g > 1 else t.squeeze(at).expand(*shape[:at], *shape[at + 1:])
 
-# %% ../nbs/10b_chain.ipynb #e4c94be9
+# %% ../nbs/10b_chain.ipynb #cf4650f8
 class _Function(nn.Module):
     "A function as a module."
     def __init__(self, f):
@@ -360,19 +361,20 @@ def _after(acts, field):
     "An activation's output, from what goes in."
     functions, (q, _) = _composed(acts), field.rows()
     mean = q.mean().item()
-    pair = Pairs(functions, mean)
-    pair2 = Pairs([(s, lambda z, g=g: g(z)**2) for s, g in functions], mean)
+    pair = Pairs(functions, mean, 100)
+    pair2 = Pairs([(s, lambda z, g=g: g(z)**2) for s, g in functions], mean, 100)
     out = _activated(functions, pair, field)
     size = out.rows()[0]
     ms, c = size.mean().item(), torch.ones(1) if field.k is None else _cosines(field)
     if not ms: return _After(out, 0., 1., 0., 0.)
+    c2 = (c*c + field.u).clamp_max(1).sqrt()*c.sign()
     w, one, n = size/ms, pair(1.).item(), len(size)
-    shared = (w*w.roll(1, 0)*(pair2(c)/one**2 - 1)).mean().item()
+    shared = (w*w.roll(1, 0)*(pair2(c2)/one**2 - 1)).mean().item()
     alone = (w*w).mean().item()*(pair2(1.).item()/one**2 - 1)
     return _After(out, pair.slope(1)/mean, _length_slope(functions, mean)*mean/one,
                   alone/n + (1 - 1/n)*shared, pair.slope(c.mean().item()))
 
-# %% ../nbs/10b_chain.ipynb #a7fca444
+# %% ../nbs/10b_chain.ipynb #60e96a54
 @dataclass
 class _Known:
     "What the maps say of a layer's output, and of the way to it since the last measured input."
@@ -422,10 +424,13 @@ class _Maps:
         if before is None: known = _Known(field, kept=share)
         else:
             field.v = share**2*(a.slope**2*before.field.v + a.spread/link.source.width)
-            known = _Known(field, before.depth + 1, before.gradient*chi, before.kept*a.kept*w/q)
+            slope = a.kept*w/q
+            cf=0. if a.field.k is None else _cosines(a.field).mean().item()
+            field.u = slope**2*before.field.u + (share*(1-cf*cf))**2/link.source.width
+            known = _Known(field, before.depth + 1, before.gradient*chi, before.kept*slope)
         self.known[link] = known
         size, k = field.rows()
-        alike = (size*size).mean() if k is None else ((size*size).mean()/len(size) + (1 - 1/len(size))*(k*k).mean())
+        alike = (size*size).mean() if k is None else ((size*size).mean()/len(size) + (1 - 1/len(size))*((k*k).mean() + field.u*q*q))
         alike = alike.item()/q**2 if q else 0.
         v = field.v + 2/link.width*alike*(1 - (b/q)**2 if q else 0.)
         row |= dict(w_var=w, b_var=b, predicted=q, se=q*math.sqrt(v), chi=chi, gradient=known.gradient,
