@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Step', 'Link', 'links', 'PredictReport', 'predict']
 
-# %% ../nbs/10b_chain.ipynb #bfafe68e
-import math
+# %% ../nbs/10b_chain.ipynb #1acb01e3
+import copy, math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -16,16 +16,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 from .report import InputError, Report
+from .core import Moments
 from .layers import CONV, NORMS, fans_of, kinds, modules_of, parameters_of
 from .undisturbed import memory, undisturbed, unwatched
 from .gains import _activation
+from .pairs import Pairs, _length, _length_slope, _slopes
 from .init import _elementwise, _refuse_empty
-from .hooks import _Called, first_tensor
+from .hooks import _Called, _hookable, first_tensor
 from .calibrate import _unwrapped
-from .core import Moments
-from .pairs import Pairs, _length, _length_slope
 
-# %% ../nbs/10b_chain.ipynb #d7fd524c
+# %% ../nbs/10b_chain.ipynb #2a6a3853
 class Step(NamedTuple):
     "What happens to a signal on its way from one layer to the next."
     f: Callable    # of one tensor
@@ -36,7 +36,7 @@ class Link:
     "A call of a layer in a forward pass, and how its input came from the layer before it."
     name: str                       # of its module, as `modules_of` has it
     module: nn.Module
-    call: int = 1                   # of the module in this pass: 1, 2, …
+    call: int = 1                   # of this module in this pass: 1, 2, …; 0: it was not called
     fan_in: float | None = None     # products that make one output
     width: int | None = None        # features or channels of its output
     source: 'Link | None' = None    # the layer whose output arrives; None: the batch, or not known
@@ -58,7 +58,7 @@ class Link:
         b = self.module.bias
         return 0. if b is None else b.detach().double().square().mean().item()
 
-# %% ../nbs/10b_chain.ipynb #27ee711f
+# %% ../nbs/10b_chain.ipynb #82b44427
 @dataclass(frozen=True)
 class _Signal:
     "What is known of a tensor."
@@ -66,25 +66,21 @@ class _Signal:
     path: tuple[Step, ...] = ()     # from there to here
     behind: str | None = None       # what it came through that is not known
 
-    def then(self, f, moves=False):
+    def then(self, f: Callable, moves: bool = False) -> '_Signal':
         "After one more step. Of the batch, and of what is not known, no steps are kept."
         return self if self.source is None else replace(self, path=(*self.path, Step(f, moves)))
 
-# %% ../nbs/10b_chain.ipynb #1bb425f5
-# Functions and methods that only move numbers.
-_MOVES = set('''__get__ __getitem__ adjoint channel_shuffle expand flatten flip movedim moveaxis narrow
-    permute pixel_shuffle pixel_unshuffle ravel repeat reshape roll select squeeze swapaxes swapdims t
-    tile transpose unflatten unsqueeze view'''.split())
-# Not even that.
+# %% ../nbs/10b_chain.ipynb #3f4bd017
+# Functions and methods that only move numbers, and those that do not even do that.
+_MOVES = set('''__get__ __getitem__ adjoint channel_shuffle expand flatten flip movedim moveaxis
+    narrow permute pixel_shuffle pixel_unshuffle ravel repeat reshape roll select squeeze swapaxes
+    swapdims t tile transpose unflatten unsqueeze view'''.split())
 _KEEPS = set('''alias bfloat16 clone contiguous detach double float half requires_grad_ to
     type'''.split())
 
-def _tensors(things):
-    return [t for t in tree_flatten(things)[0] if isinstance(t, torch.Tensor)]
-
 def _writes(name):
-    "Does a call change its first argument?"
-    if name in ('__setitem__', 'requires_grad_'): return name == '__setitem__'
+    "Does a function of this name change its first argument?"
+    if name in _KEEPS or name == '__setitem__': return name == '__setitem__'
     return name.startswith('__i') or name.endswith('_') and not name.endswith('__')
 
 def _of_one(func, args, kwargs, x):
@@ -95,14 +91,97 @@ def _of_one(func, args, kwargs, x):
     f.__name__ = func.__name__.strip('_')
     return f
 
-def _words(args, kwargs):
-    "The arguments that are no tensors."
-    return repr([a for a in (*args, *kwargs.items()) if not isinstance(a, torch.Tensor)])
-
 def _is_activation(f):
     "Does it treat each element by itself?"
     try: return bool(_activation(f))
     except Exception: return False       # it takes no single numbers
+
+def _once(asked, key, ask, *about):
+    "What `ask` says, asked once for each key."
+    if key not in asked: asked[key] = ask(*about)
+    return asked[key]
+
+def _tensors(things):
+    return [t for t in tree_flatten(things)[0] if isinstance(t, torch.Tensor)]
+
+# %% ../nbs/10b_chain.ipynb #d28d0672
+class _Functions(TorchFunctionMode):
+    "Follows signals through the functions that are called."
+    def __init__(self):
+        super().__init__()
+        self.signals = WeakIdKeyDictionary()   # tensor → what is known of it
+        self.running = []                      # modules: name, what is known of the input
+        self.asked = {}                        # functions and modules: is it an activation?
+
+    def known(self, x):
+        found = None if x is None else self.signals.get(x)
+        return found or _Signal(behind='what cannot be seen')
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, getattr(func, '__name__', '')
+        given = {id(t): t for t in _tensors((args, kwargs))}
+        came = {i: self.signals[t] for i, t in given.items() if t in self.signals}
+        out = func(*args, **kwargs)
+        made = [t for t in _tensors(args[:1] if name == '__setitem__' else out)
+                if t.is_floating_point()]
+        if came and made and not name.endswith('_like') and not name.startswith('new_'):
+            new = self.follow(func, name, args, kwargs, given, came, made)
+            for t in made: self.signals[t] = new
+        return out
+
+    def follow(self, func, name, args, kwargs, given, came, made):
+        "What is known of the tensors that a call `made`, from the signals that `came`."
+        lost = _Signal(behind=name.strip('_') + f" in '{self.running[-1][0]}'"*bool(self.running))
+        if _writes(name):
+            for t in [t for t in self.signals if memory(t) == memory(made[0])]:
+                self.signals[t] = lost
+        (i, signal), y = next(iter(came.items())), made[0]
+        x, others = given[i], [t for j, t in given.items() if j != i]
+        if len(made) > 1 or any(t.numel() != 1 or t in self.signals for t in others): return lost
+        if name in _KEEPS or y is x and not _writes(name): return signal
+        f = _of_one(func, args, kwargs, x)
+        if name in _MOVES: return signal.then(f, True)
+        words = repr([a for a in (*args, *kwargs.items()) if not isinstance(a, torch.Tensor)])
+        acts = y.shape == x.shape and _once(self.asked, (func, words), _is_activation, f)
+        return signal.then(f) if acts else lost
+
+# %% ../nbs/10b_chain.ipynb #61e6715b
+# Modules of these kinds only call functions that are followed.
+_PLAIN = {f'torch.nn.modules.{k}' for k in ('dropout', 'flatten', 'pixelshuffle', 'channelshuffle')}
+
+def _works(module):
+    "Does it do something by itself, and not by calling the modules in it?"
+    alone = all(n == 'parametrizations' for n, _ in module.named_children())
+    return alone or fans_of(module) is not None or isinstance(module, nn.MultiheadAttention)
+
+def _may_act(module):
+    noisy = isinstance(module, nn.RReLU) and module.training
+    return not (fans_of(module) or noisy or isinstance(module, NORMS))
+
+@torch.random.fork_rng(devices=[])
+def _acts(module, shape):
+    "Is it an activation? One that changes a single element of an input changes no other."
+    if not _elementwise(module): return False
+    z = torch.randn([min(shape[0], 2), *shape[1:]], dtype=torch.float64, device='cpu')
+    other = z.clone()
+    other.view(-1)[0] += 1
+    f = copy.deepcopy(module).to('cpu', torch.float64).eval()
+    return not (f(other) - f(z)).flatten()[1:].any()
+
+def _scripted(module):
+    traced = isinstance(module, torch.jit.TopLevelTracedModule)
+    return isinstance(module, torch.jit.ScriptModule) and not traced
+
+def _why(module):
+    "Why the maps do not know a layer, or None."
+    base, kind = kinds.of(module)
+    full = base and f'{base.__module__}.{base.__qualname__}'
+    if base not in (nn.Linear, *CONV) and full != 'transformers.pytorch_utils.Conv1D':
+        return f'{type(module).__name__}: the maps know Linear and Conv'
+    if type(module).forward is not base.forward or 'forward' in vars(module):
+        return f'{type(module).__name__} has a forward of its own'
+    if not (isinstance(module.weight, torch.Tensor) and module.weight.is_floating_point()):
+        return 'its weight holds no real numbers'
 
 # %% ../nbs/10b_chain.ipynb #b8865ddc
 class _Enter(_Called):
@@ -119,70 +198,28 @@ class _Leave(_Called):
         name, came = self.walk.running.pop()
         self.walk.after(name, module, came, first_tensor((args, kwargs)), out)
 
-# %% ../nbs/10b_chain.ipynb #633d8f98
-class _Walk(TorchFunctionMode):
-    "Follows signals through a forward pass, from layer to layer."
+# %% ../nbs/10b_chain.ipynb #2ad64d7a
+class _Walk(_Functions):
+    "Follows signals through modules as well: layers, activations, strangers."
     def __init__(self, see: Callable):
         super().__init__()
-        self.see, self.links, self.calls = see, [], {}
-        self.signals = WeakIdKeyDictionary()   # tensor → what is known of it
-        self.running = []                      # modules: name, what is known of the input
-        self.acts = {}                         # functions and modules: is it an activation?
-
-    def known(self, x):
-        found = None if x is None else self.signals.get(x)
-        return found or _Signal(behind='numbers that are not made from the batch')
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        given = {id(t): t for t in _tensors((args, kwargs))}
-        came = {i: self.signals[t] for i, t in given.items() if t in self.signals}
-        out = func(*args, **kwargs)
-        name = getattr(func, '__name__', '')
-        made = [args[0]] if name == '__setitem__' else _tensors(out)
-        made = [t for t in made if t.is_floating_point()]
-        if came and made and not name.endswith('_like') and not name.startswith('new_'):
-            self.follow(func, name, args, kwargs, given, came, made)
-        return out
-
-    def follow(self, func, name, args, kwargs, given, came, made):
-        "Note what a call has `made` of the signals that `came`."
-        where = f" in '{self.running[-1][0]}'" if self.running else ''
-        new = _Signal(behind=name.strip('_') + where)
-        if _writes(name):
-            for t in [t for t in self.signals if memory(t) == memory(made[0])]:
-                self.signals[t] = new
-        i, signal = next(iter(came.items()))
-        x, y, others = given[i], made[0], [t for j, t in given.items() if j != i]
-        if len(made) == 1 and all(t.numel() == 1 for t in others):
-            f = _of_one(func, args, kwargs, x)
-            if y is x and not _writes(name) or name in _KEEPS: new = signal
-            elif name in _MOVES: new = signal.then(f, True)
-            elif y.shape == x.shape and self.acts_like(f, (func, _words(args, kwargs))):
-                new = signal.then(f)
-        for t in made: self.signals[t] = new
-
-    def acts_like(self, f, key):
-        if key not in self.acts: self.acts[key] = _is_activation(f)
-        return self.acts[key]
+        self.see, self.links, self.calls, self.ran = see, [], {}, set()
 
     @unwatched
     def after(self, name, module, came, x, out):
-        "Note what a module has made: a layer, an activation, or a stranger."
+        "Note what a module has made."
         y = first_tensor(out)
-        if y is None or not _works(module) or _hands_on(module): return
-        if fans_of(module) is None and not isinstance(module, NORMS) and x is not None \
-                and y.shape == x.shape and self.acts_like_module(module):
+        self.ran.add(module)
+        if y is None or not _works(module) or type(module).__module__ in _PLAIN: return
+        same = x is not None and y.shape == x.shape and not isinstance(module, nn.Identity)
+        new = self.known(y)
+        if same and _may_act(module) and _once(self.asked, module, _acts, module, x.shape):
             new = came.then(module)
         elif fans_of(module) or next(module.parameters(), None) is not None:
             new = self.layer(name, module, came, x, y)
-        elif self.known(y).behind: new = _Signal(behind=_label(name, module))
-        else: return
+        elif new.behind and new != came:
+            new = _Signal(behind=f"{type(module).__name__} '{name}'")
         for t in _tensors(out): self.signals[t] = new
-
-    def acts_like_module(self, module):
-        if module not in self.acts: self.acts[module] = _elementwise(module)
-        return self.acts[module]
 
     def layer(self, name, module, came, x, y):
         "A link more; what is known of its output."
@@ -193,64 +230,50 @@ class _Walk(TorchFunctionMode):
                     came.behind, why)
         self.links.append(link)
         self.see(link, x, y)
-        return _Signal(behind=_label(name, module)) if why else _Signal(link)
+        return _Signal(behind=f"{type(module).__name__} '{name}'") if why else _Signal(link)
 
-# %% ../nbs/10b_chain.ipynb #867f2173
-_HANDING_ON = {f'torch.nn.modules.{part}' for part in ('dropout', 'flatten', 'pixelshuffle', 'channelshuffle')}
+# %% ../nbs/10b_chain.ipynb #f723eab4
+def _missed(walk, model):
+    "Links for modules with parameters that were not called, or not seen."
+    inner = {m for a in model.modules() if isinstance(a, nn.MultiheadAttention)
+             for m in a.children()}
+    for name, m in modules_of(model).items():
+        if m in walk.ran | inner or not _works(m) or next(m.parameters(), None) is None: continue
+        yield Link(name, m, 0, why='not called by this forward, or where no hook sees it')
 
-def _label(name, module): return f"{type(module).__name__} '{name}'"
-
-def _works(module):
-    "Does it do something by itself, and not by calling the modules in it?"
-    alone = all(n == 'parametrizations' for n, _ in module.named_children())
-    return alone or fans_of(module) is not None or isinstance(module, nn.MultiheadAttention)
-
-def _hands_on(module):
-    "Are the functions that it calls all there is to say?"
-    return isinstance(module, nn.Identity) or type(module).__module__ in _HANDING_ON
-
-def _why(module):
-    "Why the maps do not know a layer, or None."
-    base, kind = kinds.of(module)
-    full = base and f'{base.__module__}.{base.__qualname__}'
-    if base not in (nn.Linear, *CONV) and full != 'transformers.pytorch_utils.Conv1D':
-        return f'{type(module).__name__}: the maps know Linear and Conv'
-    if type(module).forward is not base.forward or 'forward' in vars(module):
-        return 'it has a forward of its own'
-    if not (isinstance(module.weight, torch.Tensor) and module.weight.is_floating_point()):
-        return 'its weight holds no real numbers'
-
-# %% ../nbs/10b_chain.ipynb #d6320d07
 def links(
     model: nn.Module,
     *batch: Any,             # as the model's forward takes it
-    see: Callable | None = None,  # called as see(link, x, y) after each: its input, its output
+    see: Callable | None = None,  # called as see(link, x, y) with each layer's input and output
     **kwargs: Any            # the batch's keyword arguments
-) -> list[Link]:             # in the order of the calls
-    """The layers that one forward pass calls, and what lies between them. The pass is run without
-    dropout and without gradients, and leaves the model and the random states as they were."""
+) -> list[Link]:             # in the order of the calls; those that were not called at the end
+    """The layers that one forward pass calls, and what lies between them.
+
+    The pass is run without dropout and without gradients, in the mode the model is in, and leaves
+    the model and the random states as they were."""
     model, batch, kwargs, _ = _unwrapped(model, batch, kwargs)
+    _hookable(model)
     _refuse_empty(parameters_of(model))
     given = _tensors((batch, kwargs))
     if not given or not all(t.numel() for t in given):
         raise InputError(f"the batch has {'an empty' if given else 'no'} tensor, "
                          "expected inputs as the model takes them.")
-    handles = []
+    walk, handles = _Walk(see or (lambda link, x, y: None)), []
     with torch.no_grad(), undisturbed(model, batch, kwargs, dropout=False):
-        walk = _Walk(see or (lambda link, x, y: None))
         for t in given:
             whole = None if t.is_floating_point() else 'an input of whole numbers'
             walk.signals[t] = _Signal(behind=whole)
         try:
             for name, m in modules_of(model).items():
+                if _scripted(m): continue                      # it takes no hooks
                 handles += [m.register_forward_pre_hook(_Enter(walk, name), with_kwargs=True),
                             m.register_forward_hook(_Leave(walk), with_kwargs=True)]
             with walk: model(*batch, **kwargs)
         finally:
             for h in handles: h.remove()
-    return walk.links
+    return [*walk.links, *_missed(walk, model)]
 
-# %% ../nbs/10b_chain.ipynb #ff936738
+# %% ../nbs/10b_chain.ipynb #8ab6f695
 def _interpolated(f, x):
     "f at each of `x`, from its values at Chebyshev's points between their ends."
     low, high = x.min().item(), x.max().item()
@@ -261,19 +284,19 @@ def _interpolated(f, x):
     a = (at*torch.arange(n)[:, None]).cos() @ y*2/n
     t = (2*x - low - high)/(high - low)
     b, before = torch.zeros_like(x), torch.zeros_like(x)
-    for c in a[1:].flip(0).tolist(): b, before = 2*t*b - before + c, b        # Clenshaw 1955
+    for c in a[1:].flip(0).tolist():                         # Clenshaw 1955
+        b, before = 2*t*b - before + c, b
     return t*b - before + a[0]/2
 
 def _lengths(functions, q):
-    "E f(√q·Z)² at each entry of `q`."
-    found = torch.full_like(q, _length(functions, 0., 1., 0.) if (q == 0).any() else 0.)
-    some = q > 0
-    def log(q): return math.log(max(_length(functions, math.exp(q), 1., 0.), 1e-300))
-    if some.any(): found[some] = _interpolated(log, q[some].log()).exp()
+    "E f(√q·Z)² for each entry of `q`."
+    def at(log_q): return math.log(max(_length(functions, math.exp(log_q), 1., 0.), 1e-300))
+    found, some = torch.full_like(q, _length(functions, 0., 1., 0.)), q > 0
+    if some.any(): found[some] = _interpolated(at, q[some].log()).exp()
     return found
 
 def _likeness(pair, c):
-    "E f(u)f(v)/E f² at each correlation of `c`; of many interpolated, on a grid of angles."
+    "E f(u)f(v)/E f² for each correlation in `c`; for many of them from a grid of angles."
     one = pair(1.)
     if not one > 0: return torch.zeros_like(c)
     if c.numel() < 2000: return pair(c)/one
@@ -282,60 +305,59 @@ def _likeness(pair, c):
     i = at.long().clamp_max(1023)
     return torch.lerp(grid[i], grid[i + 1], at - i)
 
-# %% ../nbs/10b_chain.ipynb #6dc386c2
+# %% ../nbs/10b_chain.ipynb #a6339403
 @dataclass
 class _Field:
-    "What the maps say of a tensor of signals, element by element."
+    "What the maps say of a tensor, element by element."
     q: torch.Tensor          # mean squares
     k: torch.Tensor | None   # products of each input and the next in the batch; None: not known
-    v: float = 0.            # relative variance of the mean of q, over draws of the weights
-    u: float = 0.            # variance of a cosine likewise
 
-    def map(self, f):
+    @classmethod
+    def of(cls, x: torch.Tensor, pairs: bool) -> '_Field':
+        "As measured."
+        x = x.detach().to('cpu', torch.float64)
+        return cls(x*x, x*x.roll(1, 0) if pairs else None)
+
+    def map(self, f: Callable) -> '_Field':
         "Both tensors changed alike."
-        return replace(self, q=f(self.q), k=None if self.k is None else f(self.k))
-    def rows(self):
-        "Means over all but the first dimension: of q, and of k."
-        return [None if t is None else t.flatten(1).mean(1) for t in (self.q, self.k)]
+        return _Field(f(self.q), None if self.k is None else f(self.k))
 
-def _measured(x, several):
-    x = x.detach().double()
-    return _Field(x*x, x*x.roll(1, 0) if several else None)
+    @property
+    def rows(self) -> tuple[torch.Tensor, torch.Tensor]:
+        "Mean square of each input, mean product of it and the next; where not known: all are one."
+        if self.k is None: return self.q.mean()[None], self.q.mean()[None]
+        return self.q.flatten(1).mean(1), self.k.flatten(1).mean(1)
 
-def _cosines(field):
-    "Of each input and the next."
-    q, k = field.rows()
-    size = (q*q.roll(1, 0)).sqrt()
-    return torch.where(size > 0, k/size, 0.).clamp(-1, 1)
+    @property
+    def cosines(self) -> torch.Tensor:
+        "Of each input and the next; nan where one is zero."
+        q, k = self.rows
+        return (k/(q*q.roll(1, 0)).sqrt()).clamp(-1, 1)
 
+def _mean(x):
+    "Of what is not nan, or None."
+    x = x[~x.isnan()]
+    return x.mean().item() if len(x) else None
+
+def _over_pairs(alone, shared):
+    "Mean over all pairs of inputs, with themselves too, from one of each kind for each input."
+    n = len(alone)
+    return (alone.mean()/n + (1 - 1/n)*shared.mean()).item()
+
+# %% ../nbs/10b_chain.ipynb #2c3b8cf0
 def _thin(t):
     "One entry along each dimension in which a tensor is expanded."
     return t[tuple(slice(0, 1) if s == 0 else slice(None) for s in t.stride())]
 
 def _activated(functions, pair, field):
-    "After an activation: E f(u)², and E f(u)f(v)."
-    q, k = _thin(field.q), field.k
+    "An activation's output, element by element: E f(u)² and E f(u)f(v)."
+    q = _thin(field.q)
     out = _lengths(functions, q)
-    if k is not None:
-        k, size = _thin(k), (q*q.roll(1, 0)).sqrt()
-        c = torch.where(size > 0, k/size, 0.).clamp(-1, 1)
-        k = ((out*out.roll(1, 0)).sqrt()*_likeness(pair, c)).expand_as(field.k)
-    return replace(field, q=out.expand_as(field.q), k=k)
+    if field.k is None: return _Field(out.expand_as(field.q), None)
+    c = (_thin(field.k)/(q*q.roll(1, 0)).sqrt()).nan_to_num(0., 0., 0.).clamp(-1, 1)
+    k = (out*out.roll(1, 0)).sqrt()*_likeness(pair, c)
+    return _Field(out.expand_as(field.q), k.expand_as(field.k))
 
-# %% ../nbs/10b_chain.ipynb #9f86835f
-def _through(link, t, b_var):
-    "A layer with the mean square of its weights for each weight, and of its biases for each bias."
-    m, w = link.module, link.w_var
-    if not isinstance(m, CONV): return (w*t.mean(-1, keepdim=True) + b_var).expand(*t.shape[:-1], link.width)
-    at, g = t.dim() - len(m.kernel_size) - 1, m.groups
-    t = t.unflatten(at, (g, -1)).mean(at + 1)
-    weight = t.new_full((g, 1, *m.kernel_size), w/math.prod(m.kernel_size))
-    t = m._conv_forward(t, weight, t.new_full((g,), b_var)).unsqueeze(at + 1)
-    shape = list(t.shape)
-    shape[at + 1] = link.width//g
-    return t.expand(shape).flatten(at, at + 1) if g > 1 else t.squeeze(at).expand(*shape[:at], *shape[at + 1:])
-
-# %% ../nbs/10b_chain.ipynb #cf4650f8
 class _Function(nn.Module):
     "A function as a module."
     def __init__(self, f):
@@ -348,108 +370,186 @@ def _composed(acts):
     parts = [f if isinstance(f, nn.Module) else _Function(f) for f in acts]
     return _activation(parts[0] if len(parts) == 1 else nn.Sequential(*parts))
 
-@dataclass
-class _After:
-    "What the maps say of an activation's output."
-    field: _Field
-    chi: float      # E f′²
-    slope: float    # of the mean square, in logarithms
-    spread: float   # relative variance of the mean over the batch of f², of one unit
-    kept: float     # dE f(u)f(v)/dc
+# %% ../nbs/10b_chain.ipynb #d07cf852
+def _through(link, t, b_var):
+    "A layer that has, for each weight and bias, the mean square of them all."
+    m, w = link.module, link.w_var
+    if not isinstance(m, CONV):
+        return (w*t.mean(-1, keepdim=True) + b_var).expand(*t.shape[:-1], link.width)
+    at, g = t.dim() - len(m.kernel_size) - 1, m.groups       # the dimension of the channels
+    t = t.unflatten(at, (g, -1)).mean(at + 1)
+    weight = t.new_full((g, 1, *m.kernel_size), w/math.prod(m.kernel_size))
+    t = m._conv_forward(t, weight, t.new_full((g,), b_var)).unsqueeze(at + 1)
+    t = t.expand(*t.shape[:at + 1], link.width//g, *t.shape[at + 2:])
+    return t.squeeze(at) if g == 1 else t.flatten(at, at + 1)
 
-def _after(acts, field):
-    "An activation's output, from what goes in."
-    functions, (q, _) = _composed(acts), field.rows()
-    mean = q.mean().item()
-    pair = Pairs(functions, mean, 100)
-    pair2 = Pairs([(s, lambda z, g=g: g(z)**2) for s, g in functions], mean, 100)
-    out = _activated(functions, pair, field)
-    size = out.rows()[0]
-    ms, c = size.mean().item(), torch.ones(1) if field.k is None else _cosines(field)
-    if not ms: return _After(out, 0., 1., 0., 0.)
-    c2 = (c*c + field.u).clamp_max(1).sqrt()*c.sign()
-    w, one, n = size/ms, pair(1.).item(), len(size)
-    shared = (w*w.roll(1, 0)*(pair2(c2)/one**2 - 1)).mean().item()
-    alone = (w*w).mean().item()*(pair2(1.).item()/one**2 - 1)
-    return _After(out, pair.slope(1)/mean, _length_slope(functions, mean)*mean/one,
-                  alone/n + (1 - 1/n)*shared, pair.slope(c.mean().item()))
-
-# %% ../nbs/10b_chain.ipynb #60e96a54
+# %% ../nbs/10b_chain.ipynb #70d364c5
 @dataclass
 class _Known:
-    "What the maps say of a layer's output, and of the way to it since the last measured input."
+    "What the maps say of a layer's output, and of the way there since an input was measured."
     field: _Field
-    depth: int = 1          # layers on that way
-    gradient: float = 1.    # factor of the gradient's sum of squares from here to its first layer
-    kept: float = 1.        # of a small change of the cosine of two inputs
+    v: float = 0.           # relative variance of the mean square, over draws of the weights …
+    u: float = 0.           # … and variance of a cosine
+    depth: int = 1          # layers on the way
+    gradient: float = 1.    # factor of the gradient's sum of squares on its way back to the first
 
+class _After:
+    "What the maps say of an activation's output, and how fluctuations pass through it."
+    def __init__(self, acts, before: _Known):
+        functions, (q, _), c = _composed(acts), before.field.rows, before.field.cosines
+        mean, c = q.mean().item(), c.nan_to_num(0.)
+        pair, pair2 = (Pairs(f, mean, 100) for f in (functions, _squared(functions)))
+        self.field = _activated(functions, pair, before.field)
+        self.chi, self.slope, self.spread, self.tilt = 0., 1., 0., 0.
+        size, one = self.field.rows[0], pair(1.).item()
+        if not (mean and one): return
+        self.chi = _slopes(functions, math.sqrt(mean))             # E f′²
+        self.slope = _length_slope(functions, mean)*mean/one       # d ln E f² / d ln q
+        self.tilt = pair.slope(c.mean().item())                    # dE f(u)f(v) / dc
+        c = (c*c + before.u).clamp_max(1).sqrt()*c.sign()
+        size = size/size.mean()
+        alone = size**2*(pair2(1.)/one**2 - 1)
+        shared = size*size.roll(1, 0)*(pair2(c)/one**2 - 1)
+        self.spread = _over_pairs(alone, shared)     # relative variance of one unit's mean f²
+
+def _squared(functions): return [(s, lambda z, f=f: f(z)**2) for s, f in functions]
+
+# %% ../nbs/10b_chain.ipynb #d5fd1cf5
 class _Maps:
     "Goes along with a forward pass, and notes a row for each layer."
     def __init__(self, size):
         self.size, self.rows, self.known, self.weights = size, [], {}, {}
 
-    @unwatched
+    def pairs(self, link, x):
+        "Is there a row in `x` for each input of a batch of several?"
+        one = len(getattr(link.module, 'kernel_size', ())) + 1       # dimensions of a single input
+        return len(x) == self.size > 1 and x.dim() > one
+
     def __call__(self, link, x, y):
-        row = dict(name=link.name, kind=type(link.module).__name__, w_var=None, b_var=None,
-                   predicted=None, measured=Moments.of(y).rms**2, se=None,
-                   cosine_predicted=None, cosine_measured=None, chi=None, gradient=None, kept=None,
-                   depth=None, why=link.why, note=None)
-        self.rows.append(row)
-        several = y.dim() > 1 and len(y) == self.size > 1
-        if several: row['cosine_measured'] = _cosines(_scaled(y)).mean().item()
-        if link.why: return
-        notes = []
-        if link.behind: notes.append(f'anew from its input, behind {link.behind}')
-        if (first := self.weights.setdefault(memory(link.module.weight), link)) is not link:
-            notes.append(f"the weights of '{first.name}' again")
-        notes += _off_zero(link)
-        try: self.predict(link, x, row)
-        except InputError as e: notes.append(str(e))
-        row['note'] = '; '.join(notes) or None
+        scaled = y/y.abs().max().clamp_min(1e-30)
+        pairs = self.pairs(link, y) and scaled.isfinite().all()
+        self.rows.append(_row(link, Moments.of(y).rms**2,
+                              _mean(_Field.of(scaled, True).cosines) if pairs else None))
+        if not link.why: self.predict(link, x, self.rows[-1])
 
     def predict(self, link, x, row):
-        before, w, b = self.known.get(link.source), link.w_var, link.b_var
-        known, chi = _Known(None), None
-        if before is None:
-            several = x.dim() > 1 and len(x) == self.size > 1
-            field, spread, slope, kept = _measured(x, several), 0., 1., None
+        notes, before, after = _notes(link, self.weights), self.known.get(link.source), None
+        try: after = before and _After(link.before, before)
+        except InputError as e: notes.append(str(e))
+        if after is None:
+            before = None
+            if link.behind or link.source:
+                notes.insert(0, 'anew from its input' + f', behind {link.behind}'*bool(link.behind))
+        if after is None and not x.isfinite().all(): notes = ['its input is not finite']
         else:
-            a = _after(link.before, before.field)
-            field, chi = a.field, w*a.chi
-            for s in link.path:
+            field = after.field if after else _Field.of(x, self.pairs(link, x))
+            for s in link.path if after else ():
                 if s.moves: field = field.map(s.f)
-        field = field.map(lambda t: _through(link, t, b))
-        q = field.q.mean().item()
-        share = (q - b)/q if q else 0.        # of the weights in the mean square
-        if before is None: known = _Known(field, kept=share)
-        else:
-            field.v = share**2*(a.slope**2*before.field.v + a.spread/link.source.width)
-            slope = a.kept*w/q
-            cf=0. if a.field.k is None else _cosines(a.field).mean().item()
-            field.u = slope**2*before.field.u + (share*(1-cf*cf))**2/link.source.width
-            known = _Known(field, before.depth + 1, before.gradient*chi, before.kept*slope)
-        self.known[link] = known
-        size, k = field.rows()
-        alike = (size*size).mean() if k is None else ((size*size).mean()/len(size) + (1 - 1/len(size))*((k*k).mean() + field.u*q*q))
-        alike = alike.item()/q**2 if q else 0.
-        v = field.v + 2/link.width*alike*(1 - (b/q)**2 if q else 0.)
-        row |= dict(w_var=w, b_var=b, predicted=q, se=q*math.sqrt(v), chi=chi, gradient=known.gradient,
-                    kept=known.kept, depth=known.depth)
-        if field.k is not None: row['cosine_predicted'] = _cosines(field).mean().item()
+            known = self.known[link] = _arrived(link, field, before, after)
+            row |= _predicted(link, known, after)
+        row['note'] = '; '.join(notes) or None
 
-def _scaled(y):
-    y = y.detach().double()
-    return _measured(y/y.abs().max().clamp_min(1e-300), True)
+# %% ../nbs/10b_chain.ipynb #c6373786
+def _row(link, ms, cosine):
+    return dict(name=link.name, kind=type(link.module).__name__, w_var=None, b_var=None,
+                predicted=None, measured=ms, se=None, cosine_predicted=None, cosine_measured=cosine,
+                chi=None, gradient=None, depth=None, why=link.why, note=None)
 
-def _off_zero(link):
-    w = Moments.of(link.module.weight)
-    if abs(w.mean) > 5*w.rms/math.sqrt(w.n): yield f"the weights' mean is {w.mean:.2g}, expected about 0"
+def _notes(link, weights):
+    "What is odd about a layer's weights."
+    w, found = link.module.weight, []
+    first = weights.setdefault(memory(w), link.name) if link.call == 1 else link.name
+    if link.call > 1 or first != link.name: found.append(f"the weights of '{first}' again")
+    m = Moments.of(w)
+    if abs(m.mean) > 5*m.rms/math.sqrt(m.n):
+        found.append(f"its weights' mean is {m.mean:.2g}, expected about 0")
+    return found
 
+def _arrived(link, field, before, after):
+    "What the maps say of a layer's output, from what they say of its input."
+    w, b = link.w_var, link.b_var
+    field = field.map(lambda t: _through(link, t, b))
+    if after is None: return _Known(field)
+    q, n = field.q.mean().item(), link.source.width
+    share = 1 - b/q if q else 0.                     # of the weights in the mean square
+    alike = _mean(after.field.cosines) or 0.
+    v = share**2*(after.slope**2*before.v + after.spread/n)
+    u = (w/q*after.tilt)**2*before.u + (share*(1 - alike**2))**2/n if q else 0.
+    return _Known(field, v, u, before.depth + 1, before.gradient*w*after.chi)
+
+def _predicted(link, known, after):
+    "The numbers of a row."
+    q, b, (size, k) = known.field.q.mean().item(), link.b_var, known.field.rows
+    shared = _over_pairs(size**2, k**2 + known.u*q**2)/q**2 if q else 0.
+    v = known.v + 2/link.width*shared*(1 - (b/q)**2) if q else 0.
+    return dict(w_var=link.w_var, b_var=b, predicted=q, se=q*math.sqrt(v),
+                cosine_predicted=None if known.field.k is None else _mean(known.field.cosines),
+                chi=after and link.w_var*after.chi, gradient=known.gradient, depth=known.depth)
+
+# %% ../nbs/10b_chain.ipynb #c383cac5
 class PredictReport(Report):
-    columns = 'name', 'w_var', 'b_var', 'predicted', 'measured', 'se', 'cosine_predicted', 'cosine_measured', 'chi', 'gradient', 'kept', 'note','why'
+    """What `predict` found: a dict per layer, in the order of the calls. Its keys:
 
-def predict(model, *batch, **kwargs):
-    given = _tensors((batch, kwargs))
-    maps = _Maps(len(given[0]) if given and given[0].dim() else 0)
-    links(model, *batch, see=maps, **kwargs)
-    return PredictReport(maps.rows)
+    name, kind: the module, and its class
+    w_var, b_var: σw² and σb² of its weights and biases as they stand
+    predicted, measured: mean square of its output; se: one standard error of the measured about
+    the predicted, over draws of the weights
+    cosine_predicted, cosine_measured: of each input's output and the next one's in the batch, mean
+    chi: factor of the gradient's sum of squares, back through the layer and the activation before
+    gradient: these multiplied, back to the first layer; depth: layers since then
+    why: the maps do not know it; note"""
+    columns = ('name', 'w_var', 'b_var', 'predicted', 'measured', 'se', 'cosine_predicted',
+               'cosine_measured', 'chi', 'gradient')
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        "Names of the columns, and the rows as texts."
+        head, rows = super().cells()
+        said = ['; '.join(filter(None, (r['why'], r['note']))) for r in self]
+        if not any(said): return head, rows
+        return [*head, 'not known, or noted'], [[*row, s] for row, s in zip(rows, said)]
+
+    def summary(self) -> list[str]:
+        "What it means for the longest stretch of layers that the maps know."
+        known = [r for r in self if r['predicted'] is not None]
+        lines = [f'{len(known)} of {len(self)} layers predicted']
+        if not known: return lines
+        end = max(known, key=lambda r: r['depth'])
+        if end['depth'] < 2: return lines
+        return lines + _verdict(end)
+
+# %% ../nbs/10b_chain.ipynb #e0c4e722
+_RULE = math.exp(6)      # Schoenholz et al. 2017 (arXiv 1611.01232): six correlation lengths
+
+def _verdict(end):
+    "What the last row of a stretch says of it."
+    g, c, lines = end['gradient'], end['cosine_predicted'], []
+    lines.append(f"{end['depth']} layers, up to '{end['name']}': the gradient's sum of squares is "
+                 f"multiplied by {g:.2g} on its way back to the first.")
+    if not 1/_RULE < g < _RULE:
+        lines.append(f"Expect it not to train: nets do within a factor of about e⁶ = {_RULE:.0f} "
+                     "(Schoenholz et al. 2017, a rule of experience).")
+    if c is not None and c > .99:
+        lines.append(f'Inputs have become alike: two have a cosine of {c:.6f} there.')
+    if end['se'] > end['predicted']/2:
+        lines.append('The mean square varies over draws by as much as itself: what is predicted is '
+                     'its mean, and most draws lie below.')
+    return lines
+
+# %% ../nbs/10b_chain.ipynb #1f6bb3aa
+def predict(
+    model: nn.Module,
+    *batch: Any,    # as the model's forward takes it; the first dimension of its inputs counts them
+    **kwargs: Any   # the batch's keyword arguments
+) -> PredictReport: # a row per call of a layer
+    """What the maps of lesson 10 say of a model's layers, beside what one forward pass measures.
+
+    From the batch and the variances of each layer's weights and biases: the mean square and the
+    cosine of each layer's outputs, and the gradient's factor. Where something else than Linear,
+    Conv and activations stands between, it is named, and the prediction begins anew behind it."""
+    given = [t for t in _tensors((batch, kwargs)) if t.dim()]
+    maps = _Maps(len(given[0]) if given else 0)
+    for link in links(model, *batch, see=maps, **kwargs):
+        if not link.call: maps.rows.append(_row(link, None, None))
+    if maps.rows: return PredictReport(maps.rows)
+    raise InputError(f"the {type(model).__name__} calls no layer with weights, "
+                     "expected one with Linear or Conv.")
