@@ -123,6 +123,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'initnotes.chain._alone': ('chain.html#_alone', 'initnotes/chain.py'),
                                  'initnotes.chain._arrived': ('chain.html#_arrived', 'initnotes/chain.py'),
                                  'initnotes.chain._composed': ('chain.html#_composed', 'initnotes/chain.py'),
+                                 'initnotes.chain._gradients': ('chain.html#_gradients', 'initnotes/chain.py'),
                                  'initnotes.chain._interpolated': ('chain.html#_interpolated', 'initnotes/chain.py'),
                                  'initnotes.chain._is_activation': ('chain.html#_is_activation', 'initnotes/chain.py'),
                                  'initnotes.chain._lengths': ('chain.html#_lengths', 'initnotes/chain.py'),

@@ -275,15 +275,15 @@ def links(
             for h in handles: h.remove()
     return [*walk.links, *_missed(walk, model)]
 
-# %% ../nbs/10b_chain.ipynb #8ab6f695
+# %% ../nbs/10b_chain.ipynb #aaf588eb
 def _interpolated(f, x):
     "f at each of `x`, from its values at Chebyshev's points between their ends."
     low, high = x.min().item(), x.max().item()
-    if high - low < 1e-9: return torch.full_like(x, f(low))
-    n = min(5 + math.ceil(4*(high - low)), 41)
+    if high - low < 1e-9 or abs(f(low) - f(high)) < 1e-12: return torch.full_like(x, f(low))
+    n = min(3 + math.ceil(4*(high - low)), 41)
     at = (torch.arange(n, dtype=torch.float64) + .5)*math.pi/n
-    y = torch.tensor([f((low + high + t*(high - low))/2) for t in at.cos().tolist()]).double()
-    a = (at*torch.arange(n)[:, None]).cos() @ y*2/n
+    y = [f((low + high + t*(high - low))/2) for t in at.cos().tolist()]
+    a = (at*torch.arange(n)[:, None]).cos() @ at.new_tensor(y)*2/n
     t = (2*x - low - high)/(high - low)
     b, before = torch.zeros_like(x), torch.zeros_like(x)
     for c in a[1:].flip(0).tolist():                         # Clenshaw 1955
@@ -296,6 +296,11 @@ def _lengths(functions, q):
     found, some = torch.full_like(q, _length(functions, 0., 1., 0.)), q > 0
     if some.any(): found[some] = _interpolated(at, q[some].log()).exp()
     return found
+
+def _gradients(functions, q):
+    "E f′(√q·Z)² for each entry of `q`."
+    return _interpolated(lambda log_q: _slopes(functions, math.exp(log_q/2)),
+                         q.clamp_min(1e-30).log())
 
 def _likeness(pair, c):
     "E f(u)f(v)/E f² for each correlation in `c`; for many of them from a grid of angles."
@@ -385,7 +390,7 @@ def _through(link, t, b_var):
     t = t.expand(*t.shape[:at + 1], link.width//g, *t.shape[at + 2:])
     return t.squeeze(at) if g == 1 else t.flatten(at, at + 1)
 
-# %% ../nbs/10b_chain.ipynb #70d364c5
+# %% ../nbs/10b_chain.ipynb #bfb3bf4b
 @dataclass
 class _Known:
     "What the maps say of a layer's output, and of the way there since an input was measured."
@@ -393,19 +398,19 @@ class _Known:
     v: float = 0.           # relative variance of the mean square, over draws of the weights …
     u: float = 0.           # … and variance of a cosine
     depth: int = 1          # layers on the way
-    gradient: float = 1.    # factor of the gradient's sum of squares on its way back to the first
+    gradient: torch.Tensor | float = 1.     # factor of the gradient's sum of squares, back there
 
 class _After:
     "What the maps say of an activation's output, and how fluctuations pass through it."
     def __init__(self, acts, before: _Known):
-        functions, (q, _), c = _composed(acts), before.field.rows, before.field.cosines
-        mean, c = q.mean().item(), c.nan_to_num(0.)
+        functions, (q, _) = _composed(acts), before.field.rows
+        mean, c = q.mean().item(), before.field.cosines.nan_to_num(0.)
         pair, pair2 = (Pairs(f, mean, 100) for f in (functions, _squared(functions)))
         self.field = _activated(functions, pair, before.field)
-        self.chi, self.slope, self.spread, self.tilt = 0., 1., 0., 0.
+        self.chi, self.slope, self.spread, self.tilt = torch.zeros(1), 1., 0., 0.
         size, one = self.field.rows[0], pair(1.).item()
         if not (mean and one): return
-        self.chi = _slopes(functions, math.sqrt(mean))             # E f′²
+        self.chi = _gradients(functions, q)                        # E f′², for each input
         self.slope = _length_slope(functions, mean)*mean/one       # d ln E f² / d ln q
         self.tilt = pair.slope(c.mean().item())                    # dE f(u)f(v) / dc
         c = (c*c + before.u).clamp_max(1).sqrt()*c.sign()
@@ -451,7 +456,7 @@ class _Maps:
             row |= _predicted(link, known, after)
         row['note'] = '; '.join(notes) or None
 
-# %% ../nbs/10b_chain.ipynb #c6373786
+# %% ../nbs/10b_chain.ipynb #47952c5a
 def _row(link, ms, cosine):
     return dict(name=link.name, kind=type(link.module).__name__, w_var=None, b_var=None,
                 predicted=None, measured=ms, se=None, cosine_predicted=None, cosine_measured=cosine,
@@ -486,9 +491,10 @@ def _predicted(link, known, after):
     v = known.v + 2/link.width*shared*(1 - (b/q)**2) if q else 0.
     return dict(w_var=link.w_var, b_var=b, predicted=q, se=q*math.sqrt(v),
                 cosine_predicted=None if known.field.k is None else _mean(known.field.cosines),
-                chi=after and link.w_var*after.chi, gradient=known.gradient, depth=known.depth)
+                chi=after and link.w_var*after.chi.mean().item(),
+                gradient=float(torch.as_tensor(known.gradient).mean()), depth=known.depth)
 
-# %% ../nbs/10b_chain.ipynb #43ca158e
+# %% ../nbs/10b_chain.ipynb #506744ed
 class PredictReport(Report):
     """What `predict` found: a dict per layer, in the order of the calls. Its keys:
 
@@ -497,8 +503,9 @@ class PredictReport(Report):
     predicted, measured: mean square of its output; se: one standard error of the measured about
     the predicted, over draws of the weights
     cosine_predicted, cosine_measured: of each input's output and the next one's in the batch, mean
-    chi: factor of the gradient's sum of squares, back through the layer and the activation before
-    gradient: these multiplied, back to the first layer; depth: layers since then
+    chi: factor of the gradient's sum of squares, back through the layer and the activation before,
+    mean over inputs; gradient: these multiplied for each input, back to the first layer, mean
+    depth: layers since then
     why: the maps do not know it; note"""
     columns = ('name', 'w_var', 'b_var', 'predicted', 'measured', 'se', 'cosine_predicted',
                'cosine_measured', 'chi', 'gradient')
