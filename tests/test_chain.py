@@ -8,6 +8,7 @@ from torch import nn
 
 from initnotes.chain import PredictReport, links, predict
 from initnotes.depth import correlation_map, length_map
+from initnotes.gains import moments
 from initnotes.init import init_
 from initnotes.report import InputError
 
@@ -251,6 +252,25 @@ def test_one_input_follows_the_maps_to_the_digit():
         assert report[k]['predicted'] == pytest.approx(q, rel=1e-6)
         assert k == 0 or report[k]['chi'] > 0
         if k < 2: assert report[k]['cosine_predicted'] == pytest.approx(c, rel=1e-3)
+
+@pytest.mark.parametrize('f, act', [(torch.relu, nn.ReLU), (torch.tanh, nn.Tanh)])
+def test_one_input_strays_as_the_recursion_says(f, act):
+    "Relative variance of the length: v' = s²·v + (κ − 1)/n, then 2/n; biases do not stray."
+    torch.manual_seed(1)
+    model = nn.Sequential(L(8, 30), act(), L(30, 20), act(), L(20, 10))
+    for m in model[::2]: nn.init.normal_(m.bias, 0, .5)
+    report, v, q = predict(model, X[:1]), 0., None
+    for k, (row, n) in enumerate(zip(report, (30, 20, 10))):
+        w, b = row['w_var'], row['b_var']
+        if k:
+            ms, h = moments(f, 0, math.sqrt(q)).rms**2, 1e-4
+            slope = math.log(length_map(f, q*(1 + h), w, b)/length_map(f, q*(1 - h), w, b))/(2*h)
+            kappa = moments(lambda z: f(z)**2, 0, math.sqrt(q)).rms**2/ms**2
+            share = w*ms/(w*ms + b)
+            v = slope**2*v + share**2*(kappa - 1)/before
+        q, before = row['predicted'], n
+        se = q*math.sqrt(v + 2/n*(1 - (b/q)**2))
+        assert row['se'] == pytest.approx(se, rel=1e-5)
 
 def deviations(make, x, draws, row=-1):
     rows = [predict(make(), x)[row] for _ in range(draws)]
