@@ -31,33 +31,34 @@ def _lobatto(n):
     return (x + 1)/2, 1/(n*(n - 1)*p1**2)
 
 def _panels(f, rule, left, width):
-    "Weights (with the normal density) and values of `f` at each panel's points, and two sums."
+    """Each panel's points, their weights (with the normal density), the values of `f`, and the
+    integrals of `f` and f² over each panel."""
     x, w = rule
     z = left[:, None] + width[:, None]*x
     p, y = width[:, None]*w*torch.exp(-z*z/2)/math.sqrt(2*math.pi), f(z.flatten()).view_as(z)
-    return p, y, torch.stack([(p*y).sum(1), (p*y*y).sum(1)])
+    return z, p, y, torch.stack([(p*y).sum(1), (p*y*y).sum(1)])
 
 # %% ../nbs/04c_gains.ipynb #e3ec47fe
 def _integrate(f, tol=1e-12, most=200_000):
-    "Weights (with the normal density) and values of `f`; sums over them are exact integrals."
+    "Points, weights (with the normal density), values of `f`: sums over them are exact integrals."
     rule, done, points = _lobatto(12), [], 0
     steps = ((-37, -8, 1), (-8, 8, 1/8), (8, 38, 1))     # beyond ±37 the density is 0
     edges = torch.cat([torch.arange(*s, dtype=torch.float64, device='cpu') for s in steps])
     left, width = edges[:-1], edges.diff()
-    old = _panels(f, rule, left, width)[2]
+    old = _panels(f, rule, left, width)[3]
     size = old[1].sum().clamp_min(1e-300)
     scale = torch.stack([size.sqrt(), size])[:, None]    # errors count relative to rms, mean square
     for _ in range(60):
         left = torch.stack([left, left + width/2], 1).flatten()
         width = (width/2).repeat_interleave(2)
-        p, y, new = _panels(f, rule, left, width)
+        z, p, y, new = _panels(f, rule, left, width)
         error = (new.view(2, -1, 2).sum(2) - old).abs()
         open_ = (error > tol*scale).any(0)
         points += p.numel()
         if points > most and (error.sum(1, keepdim=True) < 1e-7*scale).all():
             open_[:] = False                             # single precision: good enough
         again = open_.repeat_interleave(2)
-        done.append((p[~again].flatten(), y[~again].flatten()))
+        done.append([v[~again].flatten() for v in (z, p, y)])
         if not open_.any(): return (torch.cat(v) for v in zip(*done))
         if points > 4*most: break
         left, width, old = left[again], width[again], new[:, again]
@@ -130,8 +131,8 @@ def _moments(functions, mean=0., std=1.):
     "Of functions of mean + std·Z, each with its share of the channels: mean, std and rms of all."
     with torch.no_grad():
         parts = [(s, *_integrate(lambda z: f(mean + std*z))) for s, f in functions]
-    m = sum(s*(p*y).sum() for s, p, y in parts)
-    var, ms = (sum(s*(p*(y - c)**2).sum() for s, p, y in parts) for c in (m, 0))
+    m = sum(s*(p*y).sum() for s, _, p, y in parts)
+    var, ms = (sum(s*(p*(y - c)**2).sum() for s, _, p, y in parts) for c in (m, 0))
     return Stats(m.item(), var.sqrt().item(), ms.sqrt().item())
 
 def moments(
