@@ -5,15 +5,18 @@
 # %% auto #0
 __all__ = ['jacobian_spectrum', 'delta_orthogonal_', 'lognorm_band']
 
-# %% ../nbs/11_isometry.ipynb #de883671
+# %% ../nbs/11_isometry.ipynb #da3c200e
 import math
+from functools import reduce
+from typing import Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from .report import InputError, Report
-from .layers import CONV, NORMS, unfit
+from .layers import CONV
 from .undisturbed import memory, undisturbed
 from .gains import _activation, _moments
+from .chain import links
 
 # %% ../nbs/11_isometry.ipynb #2d309982
 def _products(out, at):
@@ -118,82 +121,66 @@ def _in_logs(f, q):
     curvature = slope + (four - 6*two + 3)/4 - slope**2
     return math.log(v), slope, curvature, (square.rms/v)**2 - 1
 
-# %% ../nbs/11_isometry.ipynb #c24f6959
-def _spread(w, groups=1):
-    "Relative variance of |Wx|² over directions of x: 0 for orthogonal W, 2/out for normal ones."
-    w = w.detach().double()
-    if w.dim() > 2: w = w.flatten(2).sum(2)     # as it acts where all positions are alike
+# %% ../nbs/11_isometry.ipynb #a6ccc5b4
+def _spread(link):
+    "Relative variance of |Wx|² over directions of x: 0 for orthogonal W, 2/width for normal ones."
+    w, groups = link.module.weight.detach().double(), getattr(link.module, 'groups', 1)
+    if w.dim() > 2: w = w.flatten(2).sum(2)         # as it acts where all positions are alike
+    n = groups*w.numel()/link.width                 # channels or features that come in
     w = w.unflatten(0, (groups, -1))
-    n, gram = groups*w.shape[2], w @ w.mT if w.shape[1] < w.shape[2] else w.mT @ w
+    gram = w @ w.mT if w.shape[1] < w.shape[2] else w.mT @ w
     return 2/(n + 2)*(n*gram.square().sum()/w.square().sum()**2 - 1).item()
 
-# %% ../nbs/11_isometry.ipynb #e0133f6e
-def _through(f, n, m, u):
+def _through(fs, n, m, u):
     "From n units' ln mean square (mean m, variance u) to that of f of them; a reason, if not."
+    f = fs[0] if len(fs) == 1 else lambda y: reduce(lambda y, f: f(y), fs, y)
     try: level, s, c, kappa = _in_logs(f, math.exp(m))
     except InputError as e: return m, u, str(e)
-    straight = max(abs(s - 1), abs(c)) < 1e-6        # then the first order is all there is
+    straight = max(abs(s - 1), abs(c)) < 1e-6       # then the first order is all there is
     if u > 1 and not straight:
-        return m, u, f'a std above 1 is too wide for the curved map of {type(f).__name__}'
-    noise = (kappa - 2*s*s)/n                        # given E[y²]
+        return m, u, 'a std above 1 is too wide for a curved length map'
+    noise = (kappa - 2*s*s)/n                       # given E[y²]
     return level + (s - s*s - c)/n + c*u/2 - noise/2, s*s*u + noise, None
 
-# %% ../nbs/11_isometry.ipynb #4d452e2a
-def _plain(model):
-    "Modules of nested `nn.Sequential`s in the order of their calls: names and modules."
-    if not isinstance(model, nn.Sequential): return [('(model)', model)]
-    return [(k if n == '(model)' else f'{k}.{n}', m)
-            for k, child in model._modules.items() for n, m in _plain(child)]
-
-def _weighted(layer, m, u):
-    "From the input's ln mean square, of mean m and variance u, to the output's; a reason, if not."
-    if why := unfit(layer.weight): return m, u, why
-    w, groups = layer.weight.detach().double(), getattr(layer, 'groups', 1)
-    a = w.square().mean().item()*w[0].numel()*math.exp(m)
-    b = 0. if layer.bias is None else layer.bias.detach().double().square().mean().item()
-    if not 0 < a < math.inf: return m, u, 'its weights are 0, or not finite'
-    p = a/(a + b)                  # the weights' part
-    e = p*p*_spread(w, groups) + (1 - p*p)*2/len(w)
+# %% ../nbs/11_isometry.ipynb #7a252d91
+def _arrives(link, known, entered):
+    "Mean and variance of the log of a layer's mean square, or a reason why they are not known."
+    m, u, why = entered, 0., link.why or link.behind and f'behind {link.behind}'
+    if why: return None, None, why
+    if link.source is not None:
+        m, u, why = known[link.source]
+        if not why: m, u, why = _through(link.before, link.source.width, m, u)
+    if any(memory(l.module.weight) == memory(link.module.weight) for l in known if not l.why):
+        why = why or 'its weights are used for a second time'
+    if why: return None, None, why
+    a, b = link.w_var*math.exp(m), link.b_var
+    if not 0 < a < math.inf: return None, None, 'what arrives, or its weights, are 0 or not finite'
+    p = a/(a + b)                                   # the weights' part
+    e = p*p*_spread(link) + (1 - p*p)*2/link.width
     return math.log(a + b) + p*(1 - p)*u/2 - e/2, p*p*u + e, None
 
-# %% ../nbs/11_isometry.ipynb #9b681aa8
-def _steps(model):
-    "Of each weight layer: its name, itself, the activation before it, and why it cannot be told."
-    f, why, seen, found = nn.Identity(), None, set(), []
-    for name, m in _plain(model):
-        if isinstance(m, (nn.Linear, *CONV)):
-            if memory(m.weight) in seen: why = why or 'its weights are used for a second time'
-            seen.add(memory(m.weight))
-            found.append((name, m, f, why))
-            f = nn.Identity()
-        elif not isinstance(m, (nn.Flatten, nn.Identity, nn.Dropout)):
-            try: no = isinstance(m, NORMS) or not _activation(m)
-            except InputError: no = True
-            if no: why = why or f'{name} is a {type(m).__name__}, which is no activation'
-            f = m if isinstance(f, nn.Identity) else nn.Sequential(f, m)
-    return found
+# %% ../nbs/11_isometry.ipynb #eb872540
+def _log_size(t):
+    "Mean over the batch of the log of each input's mean square."
+    return math.nan if t is None else t.double().flatten(1).square().mean(1).log().mean().item()
 
-# %% ../nbs/11_isometry.ipynb #a42cfc16
 def lognorm_band(
-    model: nn.Module,  # an `nn.Sequential` of Linear and Conv layers with activations between
-    q: float = 1.      # mean square of the input
-) -> Report:           # a row for each weight layer: name, kind, width, mean, variance, note
-    """Mean and variance of the log of each layer's mean square, over nets drawn like this one.
+    model: nn.Module,
+    *batch: Any,        # as the model's forward takes it
+    **kwargs: Any       # likewise
+) -> Report:            # a row for each layer: name, kind, width, mean, variance, measured, note
+    """Mean and variance of the log of a layer's mean square, over nets drawn as this one was; and
+    that log as measured here, on the batch.
 
-    To first order in 1/width; where that fails, or nothing is known, `note` says so. Convolutions:
-    as if all positions were alike, which is the upper end; a border of zeros takes some off."""
-    if not isinstance(model, nn.Module) or not 0 < q < math.inf:
-        raise InputError(f"lognorm_band got {type(model).__name__} and q={q}, "
-                         "expected an nn.Module and a mean square above 0.")
-    rows, m, u, ended = Report(), math.log(q), 0., None
-    for name, layer, f, why in _steps(model):
-        ended = ended or why
-        if rows and not ended: m, u, ended = _through(f, rows[-1]['width'], m, u)
-        if not ended: m, u, ended = _weighted(layer, m, u)
-        note = 'an upper end: all positions alike'*isinstance(layer, CONV)
-        known = (None, None, f'not known: {ended}') if ended else (m, u, note)
-        rows.append(dict(name=name, kind=type(layer).__name__, width=len(layer.weight)) |
-                    dict(zip(('mean', 'variance', 'note'), known)))
+    To first order in 1/width, for Linear and Conv layers with activations between. `note` says
+    where that fails or is not known. Convolutions: as if all positions were alike, an upper end."""
+    sizes, known, rows = {}, {}, Report()
+    def see(link, x, y): sizes[link] = _log_size(x), _log_size(y)
+    for link in links(model, *batch, see=see, **kwargs):
+        entered, left = sizes[link]
+        m, u, why = known[link] = _arrives(link, known, entered)
+        end = 'upper end: all positions alike'*isinstance(link.module, CONV)
+        rows.append(dict(name=link.name, kind=type(link.module).__name__, width=link.width, mean=m,
+                         variance=u, measured=left, note=f'not known: {why}' if why else end))
     if rows: return rows
-    raise InputError(f"the {type(model).__name__} has no Linear or Conv layer in an nn.Sequential, "
-                     "expected at least one.")
+    raise InputError(f"the {type(model).__name__} calls no layer, expected Linear or Conv layers.")
