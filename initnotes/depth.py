@@ -107,7 +107,7 @@ def correlation_length(
     if abs(slope - 1) < 1e-7: return math.inf
     return -1/math.log(slope) if slope > 0 else 0.
 
-# %% ../nbs/10_depth.ipynb #2d3c7738
+# %% ../nbs/10_depth.ipynb #7e8d6c1b
 def edge_of_chaos(
     f: Callable | nn.Module | str,  # an elementwise activation, as `gain` takes it
     b_var: float = 0.   # σb²: variance of a bias
@@ -115,7 +115,7 @@ def edge_of_chaos(
     """The σw² at which neither the length nor small differences change: χ₁ = 1 at a stable fixed
     point. Warns where every length stays (ReLU, b_var 0); raises `InputError` where there is none.
     tanh without biases: 1, the limit of small signals."""
-    functions, name = _asked(f, b_var=b_var), f if isinstance(f, str) else getattr(f, '__name__', f)
+    functions, name = _asked(f, b_var=b_var), f if isinstance(f, str) else getattr(f, '__name__', f'{f}')
     points = _edge(functions, name)
     if b_var == 0 or b_var < points[0][2] < 1e-12:
         return _edge_without_biases(functions, points, name)
@@ -124,14 +124,15 @@ def edge_of_chaos(
             q = _halved(q, p, lambda q: _edge_at(functions, q)[1] <= b_var)
             return _edge_at(functions, q)[0]
     raise InputError(f"{name} has no edge of chaos with b_var {b_var:g}, expected a b_var from "
-                     f"{points[0][2]:.2g} to {points[-1][2]:.2g}.")
+                     f"{points[0][2]:.4g} to {points[-1][2]:.4g}.")
 
 def _edge_without_biases(functions, points, name):
     if max(abs(b/q) for q, _, b, _ in points) < 1e-9:
         warnings.warn(f"{name} has a line of edges, not a point: at this w_var and without biases "
                       "every length stays as it is.", stacklevel=3)
         return points[0][1]
-    w_var, b_var, slope = _edge_at(functions, 1e-20)      # the limit of small signals
-    if slope < 1 + 1e-9 and points[0][0] < 1e-7: return w_var
+    q, w_var, b_var, _ = points[0]
+    if q <= 1e-8: return _edge_at(functions, 1e-20)[0]     # the limit of small signals
+    if b_var < 1e-9*q: return w_var
     raise InputError(f"{name} has no edge of chaos without biases, expected a b_var from "
-                     f"{points[0][2]:.2g} up.")
+                     f"{b_var:.4g} up.")
