@@ -32,7 +32,7 @@ def length_map(
     "σw²·E[f(√q·Z)²] + σb²: Poole et al. 2016 (arXiv 1606.05340, equation 3)."
     return _length(_asked(f, w_var, b_var, q), q, w_var, b_var)
 
-# %% ../nbs/10_depth.ipynb #c70dd923
+# %% ../nbs/10_depth.ipynb #58ceb746
 def correlation_map(
     f: Callable | nn.Module | str,  # an elementwise activation, as `gain` takes it
     c: float | torch.Tensor,  # correlation of two inputs' pre-activations, −1 to 1; or many
@@ -42,7 +42,9 @@ def correlation_map(
 ) -> float | torch.Tensor:  # correlation of the next layer's pre-activations
     "(σw²·E[f(u)f(v)] + σb²) / length_map(q): Poole et al. 2016 (arXiv 1606.05340, equation 5)."
     functions = _asked(f, w_var, b_var, q)
-    at = torch.as_tensor(c, dtype=torch.float64)
+    many = isinstance(c, torch.Tensor)
+    number = many or isinstance(c, (int, float))
+    at = torch.as_tensor(c if number else math.nan, dtype=torch.float64)
     if not (at.abs() <= 1).all():
         raise InputError(f"c is {c!r}, expected a correlation: a number from −1 to 1.")
     pair = Pairs(functions, q)
@@ -51,7 +53,7 @@ def correlation_map(
         raise InputError(f"the next layer is 0 for every input (q {q:g}, w_var {w_var:g}, b_var "
                          f"{b_var:g}), and zeros have no correlation; expected a signal.")
     found = ((w_var*pair(at) + b_var)/length).clamp(-1, 1)
-    return found if isinstance(c, torch.Tensor) else found.item()
+    return found if many else found.item()
 
 # %% ../nbs/10_depth.ipynb #9baf3f8d
 def chi(
