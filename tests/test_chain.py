@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from initnotes.chain import PredictReport, links, predict
-from initnotes.depth import correlation_map, length_map
+from initnotes.depth import chi, correlation_map, length_map
 from initnotes.gains import moments
 from initnotes.init import init_
 from initnotes.report import InputError
@@ -247,11 +247,15 @@ def test_one_input_follows_the_maps_to_the_digit():
     w, b = ([r[k] for r in report] for k in ('w_var', 'b_var'))
     q = w[0]*x[0].square().mean().item() + b[0]
     c = (w[0]*(x[0]*x[1]).mean().item() + b[0])/q
+    gradient = 1.
     for k in range(4):
-        if k: q, c = length_map('tanh', q, w[k], b[k]), correlation_map('tanh', c, q, w[k], b[k])
+        if k:
+            gradient *= chi('tanh', q, w[k])
+            c, q = correlation_map('tanh', c, q, w[k], b[k]), length_map('tanh', q, w[k], b[k])
+            assert report[k]['chi'] == pytest.approx(gradient/report[k - 1]['gradient'], rel=1e-5)
         assert report[k]['predicted'] == pytest.approx(q, rel=1e-6)
-        assert k == 0 or report[k]['chi'] > 0
-        if k < 2: assert report[k]['cosine_predicted'] == pytest.approx(c, rel=1e-3)
+        assert report[k]['gradient'] == pytest.approx(gradient, rel=1e-5)
+        assert report[k]['cosine_predicted'] == pytest.approx(c, rel=1e-5)
 
 @pytest.mark.parametrize('f, act', [(torch.relu, nn.ReLU), (torch.tanh, nn.Tanh)])
 def test_one_input_strays_as_the_recursion_says(f, act):
@@ -271,6 +275,24 @@ def test_one_input_strays_as_the_recursion_says(f, act):
         q, before = row['predicted'], n
         se = q*math.sqrt(v + 2/n*(1 - (b/q)**2))
         assert row['se'] == pytest.approx(se, rel=1e-5)
+
+def test_unlike_inputs_become_a_little_alike():
+    "Eight inputs at right angles: their cosines stray by 1/√n behind a layer of n units."
+    report = predict(nn.Sequential(L(8, 20, bias=False), L(20, 50, bias=False)), torch.eye(8))
+    for row, n, v, u in zip(report, (20, 50), (0, 2/8/20), (0, 1/20)):
+        expected = math.sqrt(v + 2/n*(1/8 + 7/8*u))
+        assert row['se'] == pytest.approx(row['predicted']*expected, rel=1e-6)
+
+@pytest.mark.parametrize('conv', [
+    nn.Conv1d(4, 6, 3, groups=2, padding=1, stride=2), nn.Conv2d(4, 6, (3, 1), dilation=2),
+    nn.Conv3d(4, 6, 2, padding='same', padding_mode='circular', bias=False)])
+def test_a_convolution_of_mean_squares(conv):
+    "Predicted is what the layer gives for squares, with the mean square of its weights for each."
+    x = torch.randn(5, 4, *[6]*len(conv.kernel_size), generator=torch.Generator().manual_seed(1))
+    twin = copy.deepcopy(conv)
+    for p in twin.parameters(): nn.init.constant_(p, p.square().mean().item())
+    row, = predict(conv, x)
+    assert row['predicted'] == pytest.approx(twin(x*x).mean().item(), rel=1e-5)
 
 def deviations(make, x, draws, row=-1):
     rows = [predict(make(), x)[row] for _ in range(draws)]
