@@ -929,7 +929,7 @@ def test_fifty_layers_at_the_edge_keep_signal_and_gradient():
         q, (w_var, b_var) = 1., edge_variances(f)
         for _ in range(49): q = length_map(f, q, w_var, b_var)
         assert abs(length - math.log(q)) < 2 and abs(gradient) < 2 and cosine > .7, f
-    assert fates('tanh')[1] > math.log(1.1778**49) - 2         # χ of its gain: 1.178
+    assert fates('tanh', start='gain')[1] > math.log(1.1778**49) - 2         # χ of its gain: 1.178
     length, gradient, _ = fates(nn.Softplus)
     assert abs(length) < 1 and gradient < -50                  # χ .3185, and 49 ln χ = −56
 
@@ -978,6 +978,43 @@ def test_the_edge_is_drawn_by_its_generator(by_name):
     assert torch.equal(state, torch.get_rng_state())
     a, b, c = map(values, nets)
     assert same(a, b) and not torch.equal(a['2.bias'], c['2.bias'])
+
+class Residual(nn.Module):
+    def __init__(self, *f): super().__init__(); self.f = nn.Sequential(*f)
+    def forward(self, x): return x + self.f(x)
+
+def at_edge(model, **kw):
+    "The layers whose weights start at the edge."
+    return [r['name'] for r in init_(model, **kw)
+            if r['parameter'].endswith('weight') and 'edge: w_var' in (r['note'] or '')]
+
+def test_deep_plain_chains_start_at_the_edge():
+    "From 20 layers on, seen in nn.Sequential, nested or not, each chain by itself; others do not."
+    def chain(n, *between):
+        return [m for _ in range(n) for m in (nn.Linear(6, 6), *between)]
+    S, auto = nn.Sequential, dict(nonlinearity='auto')
+    assert len(at_edge(S(*chain(20, nn.Tanh())), **auto)) == 19        # but for the first layer
+    assert len(at_edge(S(*chain(20, nn.Tanh())), nonlinearity='tanh')) == 20
+    assert len(at_edge(S(S(*chain(12, nn.SiLU())), S(*chain(12, nn.Tanh()))), **auto)) == 23
+    norm = nn.BatchNorm1d(6)
+    for model in (S(*chain(19, nn.Tanh())), S(*chain(19, nn.Tanh()), norm, *chain(19, nn.Tanh())),
+                  S(*chain(30, norm, nn.Tanh())), S(*[Residual(*chain(2, nn.Tanh()))]*30),
+                  S(*chain(30)), S(*chain(30, nn.ReLU())[:-1])):
+        before = copy.deepcopy(model)
+        for kw in (auto, dict(nonlinearity='tanh')):
+            torch.manual_seed(3); found = at_edge(model, **kw)
+            torch.manual_seed(3); init_(before, start='gain', **kw)
+            plain_relu = any(isinstance(m, nn.ReLU) for m in model)
+            if not plain_relu or kw is auto: assert same(values(model), values(before))
+            if not plain_relu: assert not found
+    model = S(*chain(25, nn.Softplus()))                                # no edge: the gain, and why
+    note = init_(model, **auto)[2]['note']
+    assert note == 'after Softplus, no edge: slope 0.49, χ 0.32'
+    assert init_(model, nonlinearity='softplus')[0]['note'].startswith('no edge: slope')
+    deep = S(*chain(25, nn.GELU()))
+    report = rows(deep, nonlinearity='gelu', rules={'4': dict(gain=2.), '6': .3, '8': dict(bias=1.)})
+    assert [k for k, r in report.items() if 'edge' not in (r['note'] or '')] == [
+        '4.weight', '4.bias', '6.weight', '6.bias', '8.weight', '8.bias']
 
 @pytest.mark.parametrize('kw, words', [
     (dict(start='x'), "start is 'x', expected one of 'gain', 'edge'"), (dict(start=1), 'start'),
