@@ -47,7 +47,8 @@ def item(z):
      []), (lambda z: z.double().clone().float().contiguous(), []), (F.dropout, []),
     (lambda z: F.dropout(F.selu(z), inplace=True), ['selu']),
     (lambda z: F.softmax(z, 1), "softmax in '(model)'"), (lambda z: z + z.relu(), 'add'),
-    (lambda z: z*torch.sigmoid(z), 'mul'), (lambda z: torch.div(z, z.norm()), 'div'), (item, 'setitem'),
+    (lambda z: z*torch.sigmoid(z), 'mul'), (lambda z: torch.div(z, z.norm()), 'div'),
+    (item, 'setitem'),
     (lambda z: z - z.mean(1, keepdim=True), 'sub'), (lambda z: z.cumsum(0), 'cumsum'),
     (lambda z: torch.where(z > 0, z, .1*z), 'where'), (lambda z: z*(z > 0), 'mul'),
     (lambda z: z + torch.randn(8), 'add'), (F.rrelu, ['rrelu']), (inplace, 'mul'),
@@ -107,7 +108,8 @@ def test_model_and_world_are_as_before():
     before, py, x = state(model), random.getstate(), X.clone().requires_grad_()
     for f in (links, predict): f(model, x)
     assert all(map(torch.equal, before, state(model))) and py == random.getstate()
-    assert model[2].training and not model[4].training and x.grad is None and torch.is_grad_enabled()
+    assert model[2].training and not model[4].training
+    assert x.grad is None and torch.is_grad_enabled()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     model.append(L(9, 9))                              # fails in the middle
     with pytest.raises(RuntimeError): predict(model, x)
@@ -207,7 +209,8 @@ def test_numbers_that_are_none():
     nn.init.zeros_(model[0].weight)
     nn.init.zeros_(model[0].bias)
     report = predict(model, X)
-    assert report[0]['predicted'] == report[0]['measured'] == 0 and report[0]['cosine_measured'] is None
+    assert report[0]['predicted'] == report[0]['measured'] == 0
+    assert report[0]['cosine_measured'] is None
     assert report[1]['predicted'] == pytest.approx(report[1]['measured'])       # its biases
     assert report[1]['se'] == 0
 
@@ -263,7 +266,7 @@ def test_one_input_strays_as_the_recursion_says(f, act):
     torch.manual_seed(1)
     model = nn.Sequential(L(8, 30), act(), L(30, 20), act(), L(20, 10))
     for m in model[::2]: nn.init.normal_(m.bias, 0, .5)
-    report, v, q = predict(model, X[:1]), 0., None
+    report, v, q, before = predict(model, X[:1]), 0., None, None
     for k, (row, n) in enumerate(zip(report, (30, 20, 10))):
         w, b = row['w_var'], row['b_var']
         if k:
@@ -297,7 +300,8 @@ def test_a_convolution_of_mean_squares(conv):
 def deviations(make, x, draws, row=-1):
     rows = [predict(make(), x)[row] for _ in range(draws)]
     return (torch.tensor([(r['measured'] - r['predicted'])/r['se'] for r in rows]),
-            torch.tensor([(r['cosine_measured'] or 0) - (r['cosine_predicted'] or 0.) for r in rows]))
+            torch.tensor([(r['cosine_measured'] or 0.) - (r['cosine_predicted'] or 0.)
+                          for r in rows]))
 
 @pytest.mark.parametrize('act, name, batch', [
     (nn.Tanh, 'tanh', 40), (nn.SiLU, 'silu', 1),
