@@ -7,6 +7,7 @@ from .data import DataError, Mnist, mnist, normalize, normalize_to, read_idx
 from .layers import Kind, find_modules, kinds, parameters_of
 from .why_sqrt5 import four_conv_net, leaky_gain, torch_default_std
 from .gains import calculate_gain, moments
+from .pairs import edge_variances
 from .kaiming import (
     Fans, fans, gain, kaiming_normal_, kaiming_uniform_, orthogonal_, trunc_normal_)
 from .init import InitReport, init_
@@ -20,6 +21,11 @@ from .hooks import Hook, Hooks
 from .watch import ActivationStats, Record
 from .lsuv import ConvLayer, GeneralReLU
 from .calibrate import LsuvError, LsuvReport, lsuv_, lsuv_kinds
+from .depth import (
+    chi, correlation_length, correlation_map, edge_of_chaos, fixed_point, length_map)
+from .shape import shape_activation
+from .chain import predict
+from .isometry import delta_orthogonal_, jacobian_spectrum, lognorm_band
 
 __all__ = [
     'InputError', 'Report', 'set_seed', 'Stats', 'stats', 'DataError', 'Mnist', 'mnist',
@@ -30,4 +36,7 @@ __all__ = [
     'InitReport', 'init_', 'AvgStats', 'BatchTransform', 'Callback', 'CancelBatch', 'CancelEpoch',
     'CancelFit', 'DeviceCallback', 'DivergedError', 'Learner', 'LRFinder', 'MixedPrecision',
     'Progress', 'Recorder', 'TensorLoader', 'accuracy', 'Hook', 'Hooks', 'ActivationStats',
-    'Record', 'ConvLayer', 'GeneralReLU', 'LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds']
+    'Record', 'ConvLayer', 'GeneralReLU', 'LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds',
+    'edge_variances', 'chi', 'correlation_length', 'correlation_map', 'edge_of_chaos',
+    'fixed_point', 'length_map', 'shape_activation', 'predict', 'delta_orthogonal_',
+    'jacobian_spectrum', 'lognorm_band']

@@ -10,6 +10,7 @@ from .why_sqrt5 import *
 from .layers import *
 from .undisturbed import *
 from .gains import *
+from .pairs import *
 from .kaiming import *
 from .init import *
 from .families import *
@@ -20,3 +21,7 @@ from .watch import *
 from .lsuv import *
 from .solve import *
 from .calibrate import *
+from .depth import *
+from .shape import *
+from .chain import *
+from .isometry import *

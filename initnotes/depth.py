@@ -3,14 +3,14 @@
 # %% auto #0
 __all__ = ['length_map', 'correlation_map', 'chi', 'fixed_point', 'correlation_length', 'edge_of_chaos']
 
-# %% ../nbs/10_depth.ipynb #4adb5afb
+# %% ../nbs/10_depth.ipynb #6cfaa1a1
 import math, warnings
 from collections.abc import Callable
 import torch
 from torch import nn
 from .report import InputError
 from .gains import _activation
-from .pairs import Pairs, _edge, _edge_at, _halved, _length, _settled
+from .pairs import Pairs, _edge, _edge_at, _halved, _length, _line, _settled
 
 # %% ../nbs/10_depth.ipynb #7b606851
 def _asked(f, w_var=1., b_var=0., q=1.):
@@ -109,7 +109,7 @@ def correlation_length(
     if abs(slope - 1) < 1e-7: return math.inf
     return -1/math.log(slope) if slope > 0 else 0.
 
-# %% ../nbs/10_depth.ipynb #7e8d6c1b
+# %% ../nbs/10_depth.ipynb #d7fcbd22
 def edge_of_chaos(
     f: Callable | nn.Module | str,  # an elementwise activation, as `gain` takes it
     b_var: float = 0.   # σb²: variance of a bias
@@ -117,24 +117,19 @@ def edge_of_chaos(
     """The σw² at which neither the length nor small differences change: χ₁ = 1 at a stable fixed
     point. Warns where every length stays (ReLU, b_var 0); raises `InputError` where there is none.
     tanh without biases: 1, the limit of small signals."""
-    functions, name = _asked(f, b_var=b_var), f if isinstance(f, str) else getattr(f, '__name__', f'{f}')
+    functions = _asked(f, b_var=b_var)
+    name = f if isinstance(f, str) else getattr(f, '__name__', f'{f}')
+    if b_var == 0 and (w_var := _line(functions)):
+        warnings.warn(f"{name} has a line of edges, not a point: at this w_var and without biases "
+                      "every length stays as it is.", stacklevel=2)
+        return w_var
     points = _edge(functions, name)
-    if b_var == 0 or b_var < points[0][2] < 1e-12:
-        return _edge_without_biases(functions, points, name)
-    for (q, *_), (p, _, b, _) in zip(points, points[1:]):
-        if points[0][2] <= b_var < b:
+    q, w_var, least, _ = points[0]
+    if b_var <= least < 1e-9*q or b_var < least < 1e-12:
+        return _edge_at(functions, 1e-20)[0] if q <= 1e-8 else w_var    # the limit of small signals
+    for (q, _, b, _), (p, _, c, _) in zip(points, points[1:]):
+        if least <= b_var < c:
             q = _halved(q, p, lambda q: _edge_at(functions, q)[1] <= b_var)
             return _edge_at(functions, q)[0]
     raise InputError(f"{name} has no edge of chaos with b_var {b_var:g}, expected a b_var from "
-                     f"{points[0][2]:.4g} to {points[-1][2]:.4g}.")
-
-def _edge_without_biases(functions, points, name):
-    if max(abs(b/q) for q, _, b, _ in points) < 1e-9:
-        warnings.warn(f"{name} has a line of edges, not a point: at this w_var and without biases "
-                      "every length stays as it is.", stacklevel=3)
-        return points[0][1]
-    q, w_var, b_var, _ = points[0]
-    if q <= 1e-8: return _edge_at(functions, 1e-20)[0]     # the limit of small signals
-    if b_var < 1e-9*q: return w_var
-    raise InputError(f"{name} has no edge of chaos without biases, expected a b_var from "
-                     f"{b_var:.4g} up.")
+                     f"{least:.4g} to {points[-1][2]:.4g}.")

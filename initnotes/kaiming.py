@@ -71,7 +71,10 @@ def gain(
     *,
     backward: bool = False          # keep the gradient in place of the signal?
 ) -> float:
-    "Gain that keeps a normal signal's mean square, 1/√E[f(Z)²], or the gradient's, 1/√E[f′(Z)²]."
+    """Gain that keeps a normal signal's mean square, 1/√E[f(Z)²], or the gradient's, 1/√E[f′(Z)²].
+
+    Through many plain layers it is not enough: with GELU, SiLU and Mish errors of the length grow,
+    and softplus and sigmoid lose the gradient. There, see `init_` and its `start='edge'`."""
     if isinstance(param, bool):  # `backward` was second before 0.2
         param, backward = None, param
     if param is not None:
