@@ -8,6 +8,7 @@ from torch import nn
 
 import initnotes.isometry as ours
 from initnotes.core import se_mean, se_std
+from initnotes.gains import moments
 from initnotes.isometry import delta_orthogonal_, jacobian_spectrum, lognorm_band
 from initnotes.kaiming import gain
 from initnotes.report import InputError
@@ -237,6 +238,19 @@ def test_band_of_known_numbers():
     assert band(chain(nn.Tanh(), 64, 30))[-1]['variance'] == pytest.approx(.044, abs=.003)
     assert band(chain(nn.ReLU(), 64, 9, True))[-1]['variance'] == pytest.approx(8*3/64)
     assert band(chain(nn.Identity(), 64, 9, True))[-1]['variance'] < 1e-9
+
+@pytest.mark.parametrize('q', [.3, 1., 4.])
+@pytest.mark.parametrize('name', ['tanh', 'gelu', 'relu', 'selu'])
+def test_map_in_logs_is_that_of_finite_differences(name, q):
+    f, h = ACTIVATIONS[name], .01
+    def log_v(t): return 2*math.log(moments(f, 0., math.sqrt(q*math.exp(t))).rms)
+    level, slope, curvature, kappa = ours._in_logs(f, q)
+    low, mid, high = map(log_v, (-h, 0, h))
+    assert level == pytest.approx(mid)
+    assert slope == pytest.approx((high - low)/(2*h), abs=1e-4)
+    assert curvature == pytest.approx((high - 2*mid + low)/h**2, abs=1e-3)
+    y = f(math.sqrt(q)*torch.randn(10**6, dtype=torch.float64)).square()
+    assert kappa == pytest.approx((y.var()/y.mean()**2).item(), rel=.03)    # some five errors
 
 def test_band_with_biases():
     f, n, nets = nn.Tanh(), 64, 400
