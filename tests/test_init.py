@@ -821,7 +821,8 @@ def test_the_gain_of_what_comes_before():
         rel=1e-6)
     assert found['0.weight'][1] == 'no activation before it'
     assert found['2.weight'][1] == 'after Tanh: slope 0.46, χ 1.18'
-    assert 'not seen' in found['13.weight'][1] and found['16.weight'][1].startswith('after Hardtanh, ReLU: ')
+    assert 'not seen' in found['13.weight'][1]
+    assert found['16.weight'][1].startswith('after Hardtanh, ReLU: ')
     assert found['5.weight'][1] == 'after LeakyReLU'             # a line: nothing to say
 
 class Branch(nn.Module):
