@@ -8,7 +8,7 @@ __all__ = ['moments', 'calculate_gain']
 # %% ../nbs/04c_gains.ipynb #41edc48a
 import copy, math, warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,6 +17,7 @@ from .report import InputError
 from .core import Stats
 
 # %% ../nbs/04c_gains.ipynb #60c1c778
+@cache
 def _lobatto(n):
     """Gauss–Lobatto points and weights on (0, 1): the ends are among them, so no jump can hide
     between a point and an end."""

@@ -11,19 +11,22 @@ import torch
 from .report import InputError
 from .gains import _activation, _integrate, _moments, _slope
 
-# %% ../nbs/04d_pairs.ipynb #e6b8a3c8
+# %% ../nbs/04d_pairs.ipynb #bc452f6d
 def _coefficients(f, std, n):
-    "Hermite coefficients a_0 … a_n of f(std·Z) squared, E f(std·Z)², and E f(std·Z)·f(−std·Z)."
+    "Hermite coefficients a_0 … a_n of f(std·Z), squared; and the sums of all even, all odd ones."
     z, p, y = _integrate(lambda z: f(std*z))
-    ms, anti = (p*y*y).sum().item(), (p*y*f(-std*z)).sum().item()
+    _, both, even = _integrate(lambda z: (f(std*z) + f(-std*z))/2)
+    total = (p*y*y).sum().item()
+    totals = [(both*even*even).sum().item()]
+    totals.append(total - totals[0])
     h, before = p.sqrt(), torch.zeros_like(p)          # h_k(z)·√p: no overflow at z = 37
-    v, a2, left = y*h, [], ms
+    v, a2, left = y*h, [], total
     for k in range(n + 1):
         a2.append((v*h).sum().item()**2)
         left -= a2[-1]
-        if k > 20 and k % 20 == 0 and abs(left) < 1e-14*ms: break
+        if k > 20 and k % 20 == 0 and abs(left) < 1e-14*total: break
         h, before = (z*h - math.sqrt(k)*before)/math.sqrt(k + 1), h
-    return torch.tensor(a2, dtype=torch.float64), ms, anti
+    return torch.tensor(a2, dtype=torch.float64), totals
 
 def _rest(a2, total, parity):
     """What the coefficients of this parity lack of their `total`, spread over powers beyond them
@@ -35,10 +38,11 @@ def _rest(a2, total, parity):
     alpha = min(max(math.log2(more/left), .1), 9.)
     j = torch.arange(321, dtype=torch.float64)/16      # steps of 2^(1/16), over twenty octaves
     beyond = left*2**(-alpha*j)
+    beyond[-1] = 0.                                    # the last power takes what is left
     powers = ((n*2**(j[:-1] + 1/32) - parity)/2).round()*2 + parity
     return powers.tolist(), (beyond[:-1] - beyond[1:]).tolist(), alpha
 
-# %% ../nbs/04d_pairs.ipynb #f6bc880a
+# %% ../nbs/04d_pairs.ipynb #2935546d
 class Pairs:
     "E[f(u)·f(v)] of two Gaussians with mean square q, as a function of their correlation."
     def __init__(self,
@@ -50,10 +54,10 @@ class Pairs:
         self.std, self.jump = math.sqrt(q), False
         powers, weights = [], []
         for share, g in self.functions:
-            a2, ms, anti = _coefficients(g, self.std, n)
+            a2, totals = _coefficients(g, self.std, n)
             powers.append(torch.arange(len(a2), dtype=torch.float64))
             weights.append(share*a2)
-            for parity, total in enumerate(((ms + anti)/2, (ms - anti)/2)):
+            for parity, total in enumerate(totals):
                 k, w, alpha = _rest(a2, total, parity)
                 self.jump |= alpha < 1
                 powers.append(torch.tensor(k, dtype=torch.float64))
@@ -123,14 +127,14 @@ def _settled(functions, w_var, b_var):
                          "other variances.")
     return q
 
-# %% ../nbs/04d_pairs.ipynb #8e096195
+# %% ../nbs/04d_pairs.ipynb #010c8e89
 def _edge_at(functions, q):
     "(w_var, b_var, slope of the length map) of the point at the edge of chaos that has length q."
     w_var = 1/_slopes(functions, math.sqrt(q))
     return w_var, q - w_var*_moments(functions, 0., math.sqrt(q)).rms**2, \
         w_var*_length_slope(functions, q)
 
-_GRID = [10**(k/4) for k in range(-32, 33)]      # lengths: 1e-8 to 1e8
+_GRID = [10**(k/2) for k in range(-16, 17)]      # lengths: 1e-8 to 1e8
 
 def _counts(point): return point[1] >= 0 and point[2] < 1 + 1e-9
 
@@ -151,7 +155,7 @@ def _edge(functions, name):
     raise InputError(f"{name} has no edge of chaos: no variances keep length and differences at "
                      "once; expected another activation, or a shaped one (shape_activation).")
 
-# %% ../nbs/04d_pairs.ipynb #214b5d8d
+# %% ../nbs/04d_pairs.ipynb #07ef263a
 def edge_variances(
     f: object   # an elementwise activation, or its name: as `gain` takes it
 ) -> tuple[float, float]:   # w_var (variance of a weight times fan-in), b_var (variance of a bias)
@@ -170,7 +174,7 @@ def edge_variances(
         q = next(p[0] for p in points if p[3] <= .5)
         q = _halved(q, q/10**.5, good)
     else:
-        low, high = q/10**.25, q*10**.25
+        low, high = q/10**.5, q*10**.5
         for _ in range(40):                            # ternary search for the smallest slope
             a, b = (low**(1 - t)*high**t for t in (1/3, 2/3))
             if _edge_at(functions, a)[2] < _edge_at(functions, b)[2]: high = b
