@@ -1,6 +1,7 @@
 "Experiments: stacked training is training one net at a time; tables are resumed and checked."
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest, torch
 import torch.nn.functional as F
@@ -97,6 +98,74 @@ def test_starts_have_the_scale_of_the_librarys(start, make):
     assert abs(net.w[1].std() - own.weight.std()) < 5*math.sqrt(2)*se
     assert (net.b[1].abs().max() > 0) == (own.bias.abs().max() > 0)
 
+def drawn(start, width=64, **k):
+    "A net of a start that is a function, in place of one of STARTS; 300 images of 196 pixels."
+    net = ex.Stacked(arm(width=width, **k), 2, 196)
+    start(net, [torch.Generator().manual_seed(s) for s in (SEED, SEED + 1)], torch.randn(300, 196))
+    return net
+
+def close_to(x, std):
+    "Whether normal numbers have this standard deviation: within five standard errors."
+    return abs(x.square().mean().sqrt()/std - 1) < 5/math.sqrt(2*x.numel())
+
+@pytest.mark.parametrize('w_var, b_var, first', [(1.3, .05, None), (2., 0., None), (3., 1.2, 1.)])
+def test_variances(w_var, b_var, first):
+    net = drawn(partial(ex.variances_, w_var=w_var, b_var=b_var, first=first))
+    for k, (w, b) in enumerate(zip(net.w, net.b)):
+        var = first if first is not None and k == 0 else w_var
+        assert close_to(w*math.sqrt(w.shape[1]), math.sqrt(var))
+        assert not torch.equal(w[0], w[1])
+        if not b_var: assert not b.any()
+    if b_var: assert close_to(torch.cat([b.flatten() for b in net.b]), math.sqrt(b_var))
+
+@pytest.mark.parametrize('w_var', [1., 1.05])
+def test_orthogonal(w_var):
+    "Wᵀ·W is w_var times the identity, where a layer has no more outputs than inputs."
+    for w in drawn(partial(ex.orthogonal_, w_var=w_var)).w:
+        assert torch.allclose(w.mT @ w, w_var*torch.eye(w.shape[2]).expand(2, -1, -1), atol=1e-5)
+        assert not torch.equal(w[0], w[1])
+
+@pytest.mark.parametrize('name', ['tanh', 'gelu', 'silu'])
+def test_kaiming_is_init_(name):
+    "With `nonlinearity='auto'`, layer by layer: the standard deviation that its report names."
+    modules = dict(tanh=nn.Tanh, gelu=nn.GELU, silu=nn.SiLU)
+    model = nn.Sequential(nn.Linear(196, 64), modules[name](), nn.Linear(64, 64), modules[name](),
+                          nn.Linear(64, 64), modules[name](), nn.Linear(64, 10))
+    report = [r for r in init_(model, nonlinearity='auto') if r['parameter'].endswith('weight')]
+    net = drawn(ex.kaiming_, activation=name)
+    assert all(close_to(w, r['std_asked']) for w, r in zip(net.w, report, strict=True))
+
+def test_kaimings_relu_is_what_the_stored_tables_were_trained_with():
+    net = drawn(ex.kaiming_)
+    for i, seed in enumerate((SEED, SEED + 1)):
+        g = torch.Generator().manual_seed(seed)
+        for w in net.w:
+            assert torch.equal(w[i], torch.empty_like(w[i]).normal_(0, math.sqrt(2/w.shape[1]),
+                                                                    generator=g))
+
+def bent_(net, generators, x):
+    "A start that puts another activation in the place of the net's."
+    f = net.act
+    net.act = nn.Sequential(nn.LeakyReLU(.5), nn.Softplus()) if net.activation == 'silu' else f
+    ex.orthogonal_(net, generators, x)
+
+@pytest.mark.parametrize('name', ['relu', 'tanh', 'gelu', 'silu', 'mish', 'erf'])
+def test_a_start_of_ones_own(data, monkeypatch, name):
+    "Named by its key, it trains as plain PyTorch does, with an activation of its own, too."
+    with pytest.raises(InputError, match="start is 'bent'"): arm(start='bent')
+    monkeypatch.setitem(ex.STARTS, 'bent', bent_)
+    a, (x, y, x_valid, y_valid) = arm(start='bent', activation=name), data
+    net = Net(ex.started(a, [4], x)[0], 0)
+    assert (net.act is getattr(F, name, None) or name == 'erf') == (name != 'silu')
+    opt = torch.optim.SGD(net.parameters(), lr=a.rate)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(4))[:a.steps*a.batch]
+    for i in order.split(a.batch):
+        opt.zero_grad()
+        F.cross_entropy(net(x[i]), y[i]).backward()
+        opt.step()
+    with torch.no_grad(): loss = F.cross_entropy(net(x_valid), y_valid).item()
+    assert ex.train(a, [4], data)[0]['loss'] == pytest.approx(loss, rel=1e-4)
+
 def test_a_seed_that_diverges_is_named_and_spares_the_others(data):
     rows = ex.train(arm(rate=.05), range(2), data)
     wild = ex.train(arm(rate=1e6, steps=40), range(2), data)
@@ -141,7 +210,8 @@ def test_no_table(tmp_path):
     with pytest.raises(InputError, match='make experiments'): ex.read_results(tmp_path/'t.csv')
 
 @pytest.mark.parametrize('bad', [dict(start='lucky'), dict(optimiser='Lion'), dict(rate=0.),
-                                 dict(depth=5, residual=True), dict(trained='middle')])
+                                 dict(depth=5, residual=True), dict(trained='middle'),
+                                 dict(activation='lucky')])
 def test_bad_arms(bad):
     with pytest.raises(InputError, match=str(next(iter(bad.values()))).replace('.', '[.]')):
         arm(**bad)
@@ -157,6 +227,27 @@ def test_the_grid_grows_where_its_best_is_at_an_end():
     assert ex.extended(rows_at({.1: .5, .3: .6})) == [arm(rate=1.)]
     assert {a.rate for a in ex.extended(rows_at({.1: .8}))} == {.03, .3}
     assert ex.extended(rows_at({.1: .11, .3: .1})) == []      # nothing learns
+
+def test_activations_are_shown_where_one_is_not_relu(data):
+    rows = ex.train(arm(), range(2), data)
+    assert 'activation' not in ex.curves(rows).columns
+    both = rows + ex.train(arm(activation='tanh'), range(2), data)
+    assert ex.curves(both).columns[:2] == ex.best(both).columns[:2] == ['start', 'activation']
+    assert [r['activation'] for r in ex.again(both, both[1:4:2], data)] == ['relu', 'tanh']
+
+def test_colours_of_starts(monkeypatch):
+    "Those of COLORS for the starts it knows, others that are nowhere in it for the rest."
+    from matplotlib import pyplot as plt
+    from matplotlib.colors import to_hex
+    for s in ('edge', 'orthogonal', 'mine', 'yours'): monkeypatch.setitem(ex.STARTS, s, bent_)
+    starts = ['mine', 'default', 'Kaiming', 'edge', 'orthogonal', 'LSUV', 'yours']
+    rows = [r | dict(start=s) for s in starts for r in rows_at({.03: .5, .1: .8})]
+    ax = ex.plot_rates(ex.curves(rows), [4, 8], activation='relu')[0]
+    drawn = {c.get_label(): to_hex(c.lines[0].get_color()) for c in ax.containers}
+    plt.close()
+    assert drawn.keys() == set(starts) and len(set(drawn.values())) == len(starts)
+    for s in starts:
+        if s.lower() in ex.COLORS: assert drawn[s] == to_hex(ex.COLORS[s.lower()])
 
 @pytest.mark.parametrize('tail, df', [(.025, 15), (2.87e-7, 15), (.025, 5), (.1, 40)])
 def test_t_quantile(tail, df):
