@@ -359,9 +359,9 @@ def interval(
     return x.mean().item(), t_quantile(tail, len(x) - 1)*x.std().item()/math.sqrt(len(x))
 
 def _shown(rows):
-    "Fields of an arm that a table shows: the activation where one is not ReLU."
-    other = any(r['activation'] != 'relu' for r in rows)
-    return ['start', *['activation']*other, 'depth', 'residual', 'optimiser', 'rate']
+    "Fields of an arm that a table shows: the activation where there are several."
+    several = len({r['activation'] for r in rows}) > 1
+    return ['start', *['activation']*several, 'depth', 'residual', 'optimiser', 'rate']
 
 class Results(Report):
     "A row for each way to train: accuracy at each rate of the grid, or at the best of them."

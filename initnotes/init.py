@@ -16,6 +16,7 @@ from .report import InputError, Report
 from .layers import (EMBEDDINGS, NORMS, RECURRENT, Fans, ParameterRole, Where, fans_of,
                               _is_named, local, parameters_of, ties)
 from .gains import _DISTRIBUTIONS, _MODES, _activation, _draw_, _one_of
+from .pairs import _length_slope, _slopes, edge_variances
 from .kaiming import gain
 
 # %% ../nbs/05a_init.ipynb #1a5b0672
@@ -35,6 +36,7 @@ class _How:
     scheme: str = 'kaiming_normal'         # one of _SCHEMES
     nonlinearity: str | Callable = 'relu'  # a name, a function, or 'auto'
     mode: str = 'fan_in'                   # one of _MODES
+    start: str = 'gain'                    # one of _STARTS
     bias: float = 0.                       # mean of the biases …
     bias_std: float = 0.                   # … and their std
     gain: float | None = None              # of weights; None: the one of the activation before each
@@ -45,9 +47,42 @@ class _How:
     fans: Fans | None = None               # of what a rule reaches; None: the module's
     rule: str | None = None                # the rule's key; None: no rule
     given: frozenset = frozenset()         # the options that the rule names; gain, if it was told
+    spread: float | None = None            # std of biases at the edge; None: bias_std
+    note: str | None = None                # what the report says of the gain
+
+# %% ../nbs/05a_init.ipynb #e5c0a1d1
+_KNOWN = {}      # what was found before: to find an edge takes a second
+
+def _scale(f, start):
+    "Gain of the weights behind `f`, std of their biases (None: as asked), and a note on both."
+    parts = [*f.modules(), *f.parameters()] if isinstance(f, nn.Module) else [f]
+    fixed = all(isinstance(p, str) or type(p).__module__.startswith('torch.nn.modules')
+                for p in parts)
+    key = (repr(f), start) if fixed else None
+    found = _KNOWN.get(key) or _searched(f, start)
+    if fixed: _KNOWN[key] = found
+    if isinstance(found, InputError): raise InputError(str(found))
+    return found
+
+def _searched(f, start):
+    try:
+        if start == 'gain': return (g := gain(f)), None, _prospect(f, g)
+        w_var, b_var = edge_variances(f)
+    except InputError as e: return e
+    on_line = math.isclose(w_var, gain(f)**2, rel_tol=1e-9)      # ReLU's edge is Kaiming's gain
+    return (gain(f) if on_line else math.sqrt(w_var), math.sqrt(b_var),
+            f'edge: w_var {w_var:.4g}, b_var {b_var:.4g}')
+
+def _prospect(f, g):
+    "What a plain net of such layers makes, per layer, of a deviation in length and of a gradient."
+    try: slope, chi = (g*g*part(_activation(f), 1.) for part in (_length_slope, _slopes))
+    except Exception: return None                  # a function without derivative
+    if max(abs(slope - 1), abs(chi - 1)) < 1e-6: return None
+    return f'slope {slope:.2f}, χ {chi:.2f}'
 
 # %% ../nbs/05a_init.ipynb #1a5b0abe
-_OPTIONS = [f.name for f in fields(_How) if f.name not in ('rule', 'given')]
+_OPTIONS = [f.name for f in fields(_How) if f.name not in ('rule', 'given', 'spread', 'note')]
+_STARTS = 'gain', 'edge'
 
 def _number(what, value, least=-math.inf):
     if isinstance(value, numbers.Real) and math.isfinite(value) and value >= least:
@@ -62,21 +97,31 @@ def _how(base, options, rule=None):
         raise InputError(f"{unknown[0]!r} is no option, expected some of {', '.join(_OPTIONS)}.")
     if options.get('norms') == 'reset': options['norms'] = 1.
     if options.get('mean') is not None: options.setdefault('std', 0.)
-    if {'scheme', 'nonlinearity', 'mode', 'gain', 'fans'} & options.keys():
+    if {'scheme', 'nonlinearity', 'mode', 'start', 'gain', 'fans'} & options.keys():
         options.setdefault('std', None)
     told = {k for k, v in options.items() if v is not None}
-    how = replace(base, **options, rule=rule, given=frozenset(told))
-    _one_of('scheme', how.scheme, _SCHEMES)
+    _one_of('scheme', options.get('scheme', base.scheme), _SCHEMES)
+    own = told & {'gain', 'std'} | {k for k in ('bias', 'bias_std') if options.get(k)}
+    if _SCHEMES[options.get('scheme', base.scheme)][0] == 'lecun': own.add('scheme')
+    if own - {'bias', 'bias_std'}: options.setdefault('start', 'gain')
+    how = replace(base, **options, rule=rule, given=frozenset(told), spread=None, note=None)
     _one_of('mode', how.mode, _MODES)
+    _one_of('start', how.start, _STARTS)
+    if own and options.get('start') == 'edge':
+        k = min(own)
+        raise InputError(f"start='edge' sets weights and biases, and so does {k}="
+                         f"{options.get(k, how.scheme)!r}: expected one of them.")
     for k in ('bias', 'bias_std', 'gain', 'std', 'embedding', 'norms', 'mean'):
         least = 0 if k in ('bias_std', 'std', 'embedding') else -math.inf
         if k in told or k.startswith('bias'): _number(k, getattr(how, k), least)
     if how.fans is not None: how = replace(how, fans=_two(how.fans))
     if 'gain' in told: return how
-    if 'gain' in base.given and 'nonlinearity' not in told:
+    if 'gain' in base.given and 'nonlinearity' not in told and how.start == 'gain':
         return replace(how, given=how.given | {'gain'})
     if _SCHEMES[how.scheme][0] == 'lecun': return replace(how, gain=1.)
-    return replace(how, gain=None if how.nonlinearity == 'auto' else gain(how.nonlinearity))
+    if how.nonlinearity == 'auto': return replace(how, gain=None)
+    g, spread, note = _scale(how.nonlinearity, how.start)
+    return replace(how, gain=g, spread=spread, note=note)
 
 def _two(fans):
     "Fans as a rule gives them."
@@ -231,27 +276,31 @@ class _Draw:
     note: str | None = None          # where its gain comes from
     how: _How | None = None          # what was asked
 
-def _by_std(r, how, std, mean=0., distribution='normal'):
+def _by_std(r, how, std, mean=0., distribution='normal', note=None):
     if std == 0: distribution = None
-    return _Draw(r, None, distribution or f'{mean:g}', distribution, std, mean, how=how)
+    return _Draw(r, None, distribution or f'{mean:g}', distribution, std, mean, note=note, how=how)
 
 def _gain(r, how, seen):
-    "The gain of a weight, and a note where it depends on the layer."
+    "Gain of a weight, std of its layer's biases (None: as asked), and a note on both."
+    if _SCHEMES[how.scheme][0] == 'lecun': return how.gain, None, None
     told = how.given & {'gain', 'nonlinearity'} and how.gain is not None
-    if told or _SCHEMES[how.scheme][0] == 'lecun': return how.gain, None
-    if isinstance(r.module, RECURRENT):
-        return gain(getattr(r.module, 'nonlinearity', 'linear')), None
-    if how.gain is not None: return how.gain, None
+    if isinstance(r.module, RECURRENT) and not (told and how.start == 'gain'):
+        return gain(getattr(r.module, 'nonlinearity', 'linear')), None, None
+    if how.gain is not None: return how.gain, how.spread, how.note
     before = seen.get(r.module)
     if before is None:
-        return gain('relu'), "the activation before it is not seen: ReLU's gain"
-    if not before: return 1., 'no activation before it'
-    names = ', '.join(getattr(a, '__name__', type(a).__name__) for a in before)
-    return gain(before[0] if len(before) == 1 else nn.Sequential(*before)), f'after {names}'
+        return gain('relu'), None, "the activation before it is not seen: ReLU's gain"
+    if not before: return 1., None, 'no activation before it'
+    f = before[0] if len(before) == 1 else nn.Sequential(*before)
+    after = ', '.join(getattr(a, '__name__', type(a).__name__) for a in before)
+    try: g, spread, note = _scale(f, how.start)
+    except InputError:                             # no edge, or no gain either
+        (g, spread, note), after = _scale(f, 'gain'), f'{after}, no edge'
+    return g, spread, f'after {after}' + (f': {note}' if note else '')
 
 # %% ../nbs/05a_init.ipynb #1a5b18b5
 def _by_scheme(r, how, seen):
-    (rule, distribution), (g, note) = _SCHEMES[how.scheme], _gain(r, how, seen)
+    (rule, distribution), (g, _, note) = _SCHEMES[how.scheme], _gain(r, how, seen)
     if rule == 'orthogonal': return _orthogonal(r, how, g, note)
     mode = dict(xavier='fan_avg', lecun='fan_in').get(rule, how.mode)
     fan = _MODES[mode](how.fans or r.fans)
@@ -271,7 +320,7 @@ def _decide(r, how, way, seen):
     "What becomes of a parameter that may be set. `way`: how a rule reaches it; None: no rule does."
     if way and 'std' in how.given and (way == 'name' or _takes_std(r, how.std)):
         return _by_std(r, how, how.std, how.mean or 0., _SCHEMES[how.scheme][1])
-    if r.role in ('bias', 'gate bias'): return _bias(r, how, way)
+    if r.role in ('bias', 'gate bias'): return _bias(r, how, way, seen)
     if r.role in ('scale', 'shift') and how.norms is not None:
         return _by_std(r, how, 0., how.norms if r.role == 'scale' else 0.)
     known = r.role not in ('scale', 'shift') and (how.fans or r.fans)
@@ -290,9 +339,12 @@ def _takes_std(r, std):
     "Does a rule's std act on it, though the rule names only a module?"
     return r.fans is not None or r.role in ('token', 'unknown') and (r.value.dim() > 1 or std == 0)
 
-def _bias(r, how, way):
-    if r.role == 'bias' or way and how.given & {'bias', 'bias_std'}:
-        return _by_std(r, how, how.bias_std, how.bias)
+def _bias(r, how, way, seen):
+    told = way and how.given & {'bias', 'bias_std'}
+    if r.role == 'bias' and how.start == 'edge' and not told:
+        _, spread, note = _gain(r, how, seen)
+        return _by_std(r, how, how.bias_std if spread is None else spread, how.bias, note=note)
+    if r.role == 'bias' or told: return _by_std(r, how, how.bias_std, how.bias)
     n, lstm = r.module.hidden_size, isinstance(r.module, (nn.LSTM, nn.LSTMCell))
     if not (lstm and r.name.rpartition('.')[2].startswith('bias_ih')):
         return _by_std(r, how, 0.)
@@ -450,7 +502,8 @@ def init_(
     std: float | None = None,         # of all weights, in place of gain and fan
     bias_std: float = 0.,             # of the biases
     embedding: float | None = None,   # std of embeddings; None: left alone
-    norms: float | str | None = None  # 'reset': scale 1, shift 0; a number: the scale
+    norms: float | str | None = None, # 'reset': scale 1, shift 0; a number: the scale
+    start: str = 'gain'               # 'edge': of chaos, with random biases (lesson 10)
 ) -> InitReport:                      # a row per parameter
     """Initialise a whole model by the fans of its modules (`fans`), all or nothing.
 
@@ -458,7 +511,15 @@ def init_(
     lecun_ (1/fan_in), each with normal, uniform or trunc_normal; orthogonal; trunc_normal.
     Left alone and reported: norms, embeddings and what is tied to them (unless asked for), frozen
     parameters, those of unknown modules. Recurrent weights are orthogonal, gate by gate. The first
-    rule that reaches a parameter counts. Raises `InputError` before anything has changed."""
+    rule that reaches a parameter counts. Raises `InputError` before anything has changed.
+
+    Deep plain nets (neither norms nor skips): the gain keeps the length of one signal. GELU, SiLU,
+    Mish leave that length as soon as they miss it; softplus and sigmoid keep it and lose the
+    gradient. The note says so per layer: 'slope' of the length (above 1: what is longer grows) and
+    χ, the gradient's factor. start='edge' draws weights of variance w_var/fan and biases of
+    b_var (`edge_variances`): from some 20 such layers on take it; at 5 it makes no difference;
+    for ReLU it is the gain. What has no activation before it ('auto'), is recurrent, or has no
+    edge keeps its gain."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}, expected a torch.nn.Module.")
     sources = [torch.default_generator] + ([] if generator is None else [generator])
@@ -466,7 +527,7 @@ def init_(
     try:
         base = _how(_How(), dict(
             scheme=scheme, nonlinearity=nonlinearity, mode=mode, bias=bias, gain=gain, std=std,
-            bias_std=bias_std, embedding=embedding, norms=norms))
+            bias_std=bias_std, embedding=embedding, norms=norms, start=start))
         base = replace(base, given=base.given & {'gain'})
         plan = _plan(model, base, _rules({} if rules is None else rules, base), exclude)
         return _execute(plan, generator, seed_by_name, before)

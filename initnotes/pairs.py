@@ -127,10 +127,12 @@ def _settled(functions, w_var, b_var):
                          "other variances.")
     return q
 
-# %% ../nbs/04d_pairs.ipynb #010c8e89
+# %% ../nbs/04d_pairs.ipynb #687d2d97
 def _edge_at(functions, q):
     "(w_var, b_var, slope of the length map) of the point at the edge of chaos that has length q."
-    w_var = 1/_slopes(functions, math.sqrt(q))
+    slopes = _slopes(functions, math.sqrt(q))
+    if slopes == 0: raise InputError("the activation has no slope")
+    w_var = 1/slopes
     return w_var, q - w_var*_moments(functions, 0., math.sqrt(q)).rms**2, \
         w_var*_length_slope(functions, q)
 
@@ -143,7 +145,7 @@ def _edge(functions, name):
     found, before = [], None
     for q in _GRID:
         try: point = _edge_at(functions, q)
-        except (InputError, ZeroDivisionError): continue     # f overflows, or its slope is 0
+        except InputError: continue          # f overflows, or has no slope
         if abs(point[1]) < 1e-9*q: point = point[0], 0., point[2]
         if _counts(point):
             if before and not found:
@@ -155,7 +157,13 @@ def _edge(functions, name):
     raise InputError(f"{name} has no edge of chaos: no variances keep length and differences at "
                      "once; expected another activation, or a shaped one (shape_activation).")
 
-# %% ../nbs/04d_pairs.ipynb #07ef263a
+# %% ../nbs/04d_pairs.ipynb #b62da19e
+def _line(functions):
+    "The w_var of an activation such as ReLU, with which every length stays as it is; or None."
+    try: points = [_edge_at(functions, q) for q in (1e-4, 1., 1e4)]
+    except InputError: return None
+    return points[1][0] if max(abs(b) for _, b, _ in points) < 1e-7 else None
+
 def edge_variances(
     f: object   # an elementwise activation, or its name: as `gain` takes it
 ) -> tuple[float, float]:   # w_var (variance of a weight times fan-in), b_var (variance of a bias)
@@ -163,9 +171,8 @@ def edge_variances(
     deviation, or where it pulls hardest. Raises `InputError` for an activation without an edge."""
     name = f if isinstance(f, str) else getattr(f, '__name__', type(f).__name__)
     functions = _activation(f)
+    if w_var := _line(functions): return w_var, 0.
     points = _edge(functions, name)
-    if max(abs(s - 1) for *_, s in points) < 1e-6:     # a line of them: every length stays
-        return points[0][1], 0.
     def good(q):
         _, b_var, slope = _edge_at(functions, q)
         return b_var >= 0 and slope <= .5

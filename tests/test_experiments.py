@@ -228,7 +228,7 @@ def test_the_grid_grows_where_its_best_is_at_an_end():
     assert {a.rate for a in ex.extended(rows_at({.1: .8}))} == {.03, .3}
     assert ex.extended(rows_at({.1: .11, .3: .1})) == []      # nothing learns
 
-def test_activations_are_shown_where_one_is_not_relu(data):
+def test_activations_are_shown_where_there_are_several(data):
     rows = ex.train(arm(), range(2), data)
     assert 'activation' not in ex.curves(rows).columns
     both = rows + ex.train(arm(activation='tanh'), range(2), data)

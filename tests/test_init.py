@@ -11,6 +11,7 @@ from initnotes.core import InputError, se_std
 from initnotes.init import init_
 from initnotes.kaiming import gain, variance_scaling_
 from initnotes.layers import Fans, Kind, kinds, parameters_of
+from initnotes.pairs import edge_variances
 
 HALVES = torch.float16, torch.bfloat16
 CUT = .87962566103423978                              # std of a normal cut at ±2, and its kurtosis
@@ -581,7 +582,7 @@ def test_options_that_cannot_be_meant(kw, words):
 def test_a_rule_may_say_what_init_may():
     "Every option in a rule for all does what it does for the whole model."
     for kw in (dict(scheme='xavier_uniform'), dict(nonlinearity='tanh'), dict(mode='fan_out'),
-               dict(gain=1.3),
+               dict(gain=1.3), dict(start='edge', nonlinearity='tanh'),
                dict(std=.02), dict(bias=.5), dict(bias=.1, bias_std=.2), dict(norms=.5)):
         nets = [nn.Sequential(nn.Linear(20, 30), nn.LayerNorm(30), nn.Linear(30, 4))
                 for _ in range(2)]
@@ -818,8 +819,9 @@ def test_the_gain_of_what_comes_before():
     assert {k.removesuffix('.weight'): v[0] for k, v in found.items()} == pytest.approx(expected,
         rel=1e-6)
     assert found['0.weight'][1] == 'no activation before it'
-    assert found['2.weight'][1] == 'after Tanh'
-    assert 'not seen' in found['13.weight'][1] and found['16.weight'][1] == 'after Hardtanh, ReLU'
+    assert found['2.weight'][1] == 'after Tanh: slope 0.46, χ 1.18'
+    assert 'not seen' in found['13.weight'][1] and found['16.weight'][1].startswith('after Hardtanh, ReLU: ')
+    assert found['5.weight'][1] == 'after LeakyReLU'             # a line: nothing to say
 
 class Branch(nn.Module):
     "Its forward could do anything."
@@ -872,6 +874,129 @@ def test_mixed_nets_keep_their_level(acts):
             if isinstance(m, nn.Linear): squares.append(x.square().mean().item())
     # Student's t
     for q in torch.tensor(squares).view(24, 9).T: assert abs(q.mean() - 1) < 6.5*q.std()/24**.5
+
+# ---- start ------------------------------------------------------------------------------------
+
+ACTS = dict(tanh=nn.Tanh, gelu=nn.GELU)
+
+def plain(act, depth=50, width=256):
+    return nn.Sequential(*[m for _ in range(depth) for m in (nn.Linear(width, width), act())])
+
+@pytest.mark.parametrize('f', ACTS)
+@pytest.mark.parametrize('scheme', ['kaiming_normal', 'kaiming_uniform', 'he_normal', 'orthogonal'])
+def test_the_edge_draws_weights_and_biases(f, scheme):
+    w_var, b_var = edge_variances(f)
+    model = nn.Sequential(nn.Conv2d(20, 300, 3, groups=2), nn.Linear(400, 4000))
+    report = rows(model, scheme=scheme, nonlinearity=f, start='edge')
+    for k, fan in (('0', 90), ('1', 400)):
+        r, b = report[f'{k}.weight'], report[f'{k}.bias']
+        if scheme == 'orthogonal': fan = max(fan, len(model[int(k)].weight)//(2 if k == '0' else 1))
+        assert r['std_asked']**2*fan == pytest.approx(w_var)
+        assert b['std_asked']**2 == pytest.approx(b_var) and b['scheme'] == 'normal'
+        assert r['note'] == b['note'] == f'edge: w_var {w_var:.4g}, b_var {b_var:.4g}'
+        for row, p in ((r, model[int(k)].weight), (b, model[int(k)].bias)):
+            std = row['std_asked']
+            if scheme == 'orthogonal' and p.dim() > 1:
+                assert abs(row['std_drawn']/std - 1) < 5/math.sqrt(2*p.numel())
+                continue
+            assert abs(row['std_drawn'] - std) < 5*se_std(std, p.numel())
+            assert abs(p.mean()) < 5*std/p.numel()**.5
+
+def test_for_a_line_of_edges_start_changes_nothing():
+    for kw in (dict(), dict(nonlinearity='auto'), dict(nonlinearity=nn.LeakyReLU(.3))):
+        twins = [plain(nn.ReLU, 3, 40) for _ in range(2)]
+        for twin, start in zip(twins, ('gain', 'edge')):
+            torch.manual_seed(4); init_(twin, start=start, **kw)
+        assert same(*map(values, twins))
+
+def fates(f, depth=50, nets=5, **kw):
+    """Mean square of the last layer over the net's first and of the gradient, and the cosine of two
+    unrelated inputs' last layers, typical of nets."""
+    found = []
+    for _ in range(nets):
+        net, x = plain(ACTS.get(f, f), depth), torch.randn(2, 256, requires_grad=True)
+        init_(net, nonlinearity='auto', **kw)
+        y = net[:-1](x)
+        g, = torch.autograd.grad(y, x, torch.randn_like(y))
+        found.append((y.square().mean().log().item(), g.square().mean().log().item(),
+                      F.cosine_similarity(*y.detach(), dim=0).item()))
+    return torch.tensor(found).median(0).values.tolist()
+
+def test_fifty_layers_at_the_edge_keep_signal_and_gradient():
+    for f in ACTS:
+        length, gradient, cosine = fates(f, start='edge')
+        assert abs(length) < 2 and abs(gradient) < 2 and cosine > .8, (f, length, gradient)
+    assert fates('tanh')[1] > math.log(1.1778**49) - 2         # χ of its gain: 1.178
+    length, gradient, _ = fates(nn.Softplus)
+    assert abs(length) < 1 and gradient < -50                  # χ .3185, and 49 ln χ = −56
+
+def test_auto_at_the_edge():
+    "First layers, norms, LSTMs and what has no edge keep their gain, and nothing stops the others."
+    L, (w_var, b_var) = nn.Linear, edge_variances('tanh')
+    model = nn.Sequential(L(8, 8), nn.Tanh(), L(8, 8), nn.Softplus(), L(8, 8), nn.Tanh(),
+                          nn.LayerNorm(8), L(8, 8), nn.ReLU(), L(8, 8), Branch())
+    report = rows(model, nonlinearity='auto', start='edge')
+    stds = {k: (r['std_asked'] or 0) for k, r in report.items()}
+    gains = {k: v*8**.5 for k, v in stds.items() if k.endswith('weight') and '6' not in k}
+    assert list(gains.values()) == pytest.approx([1, w_var**.5, gain('softplus'), 1] + [2**.5]*3)
+    assert {k: v for k, v in stds.items() if k.endswith('bias') and v} == {
+        '2.bias': pytest.approx(b_var**.5)}
+    assert report['4.weight']['note'] == 'after Softplus, no edge: slope 0.49, χ 0.32'
+    assert report['2.bias']['note'].startswith('after Tanh: edge: w_var 1.808, b_var 0.0588')
+    assert report['7.weight']['note'] == 'no activation before it'
+    for f in (dict(nonlinearity='tanh'), dict(nonlinearity='auto')):
+        lstm = rows(nn.LSTM(25, 6), start='edge', **f)
+        assert lstm['weight_ih_l0']['std_asked'] == .2
+        assert lstm['bias_ih_l0']['scheme'] == '0, forget gate 1'
+
+def test_rules_and_the_edge():
+    w_var, b_var = edge_variances('tanh')
+    edge = dict(nonlinearity='tanh', start='edge')
+    report = rows(Net(), **edge, rules={'head': .02, 'stem': dict(bias=2.), '*.fc': dict(gain=1.),
+                                        'blocks.1': dict(start='gain')})
+    std = {k: r['std_asked'] for k, r in report.items()}
+    assert (std['head.weight'], std['head.bias']) == (.02, None)
+    assert std['stem.weight'] == pytest.approx((w_var/20)**.5)
+    assert (std['stem.bias'], report['stem.bias']['scheme']) == (None, '2')
+    assert std['blocks.0.fc.weight'] == pytest.approx(30**-.5) and std['blocks.0.fc.bias'] is None
+    assert std['blocks.0.proj.bias'] == pytest.approx(b_var**.5)
+    assert std['blocks.1.proj.weight'] == pytest.approx(gain('tanh')/40**.5)
+    assert std['blocks.1.proj.bias'] is None
+    report = rows(Net(), std=.02, gain=2., rules={'blocks': edge})
+    assert report['head.weight']['std_asked'] == .02
+    assert report['blocks.0.fc.weight']['std_asked'] == pytest.approx((w_var/30)**.5)
+
+@pytest.mark.parametrize('by_name', [False, True])
+def test_the_edge_is_drawn_by_its_generator(by_name):
+    nets, state = [plain(nn.Tanh, 2, 16) for _ in range(3)], torch.get_rng_state()
+    for net, seed in zip(nets, (7, 7, 8)):
+        init_(net, nonlinearity='auto', start='edge', seed_by_name=by_name,
+              generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(state, torch.get_rng_state())
+    a, b, c = map(values, nets)
+    assert same(a, b) and not torch.equal(a['2.bias'], c['2.bias'])
+
+@pytest.mark.parametrize('kw, words', [
+    (dict(start='x'), "start is 'x', expected one of 'gain', 'edge'"), (dict(start=None), 'start'),
+    (dict(gain=1.), "start='edge'.*gain=1.0"), (dict(std=.1), 'std=0.1'), (dict(bias=1.), 'bias'),
+    (dict(bias_std=.1), 'bias_std'), (dict(scheme='lecun_normal'), "scheme='lecun_normal'"),
+    (dict(nonlinearity='softplus'), 'softplus has no edge of chaos')])
+def test_a_start_that_cannot_be_meant(kw, words):
+    for call in (dict(start='edge') | kw, dict(rules={'*': dict(start='edge') | kw})):
+        model = Net()
+        was, state = values(model), torch.get_rng_state()
+        with pytest.raises(InputError, match=words): init_(model, **call)
+        assert same(values(model), was) and torch.equal(torch.get_rng_state(), state)
+
+def test_notes_of_a_named_activation():
+    def note(**kw): return rows(nn.Linear(4, 4), **kw)['weight']['note']
+    assert note(nonlinearity='gelu') == 'slope 1.14, χ 1.07'
+    assert note(nonlinearity='sigmoid') == 'slope 0.11, χ 0.15'
+    assert note() is note(nonlinearity='gelu', gain=1.) is note(nonlinearity='gelu', std=.1) is None
+    class Own(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z): return z.tanh()
+    assert note(nonlinearity=Own.apply) is None                # no derivative, and no matter
 
 # ---- roles -------------------------------------------------------------------------------------
 
