@@ -1013,7 +1013,8 @@ def test_deep_plain_chains_start_at_the_edge():
     assert note == 'after Softplus, no edge: slope 0.49, χ 0.32'
     assert init_(model, nonlinearity='softplus')[0]['note'].startswith('no edge: slope')
     deep = S(*chain(25, nn.GELU()))
-    report = rows(deep, nonlinearity='gelu', rules={'4': dict(gain=2.), '6': .3, '8': dict(bias=1.)})
+    own = {'4': dict(gain=2.), '6': .3, '8': dict(bias=1.)}
+    report = rows(deep, nonlinearity='gelu', rules=own)
     assert [k for k, r in report.items() if 'edge' not in (r['note'] or '')] == [
         '4.weight', '4.bias', '6.weight', '6.bias', '8.weight', '8.bias']
 
