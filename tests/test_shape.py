@@ -96,7 +96,7 @@ def conditions(f):
     q1 = (P*y*y*(Z*Z - 1)).sum()/2
     return [v.item() for v in ((P*y*y).sum(), q1, a2[0], (k*a2).sum(), (k*(k - 1)*a2).sum())]
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.sampled_from(sorted(SMOOTH)), st.integers(8, 2000), st.sampled_from(['dks', 'tat']))
 def test_the_conditions_hold(name, depth, method):
     s = shape_activation(SMOOTH[name], depth, method)
@@ -118,7 +118,7 @@ def test_shallow_nets_too(name, depth):
     for method in ('dks', 'tat'):
         assert gain(shape_activation(SMOOTH[name], depth, method)) == pytest.approx(1, abs=1e-9)
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(13, 3000), st.sampled_from(['dks', 'tat']), st.sampled_from([0., .3, .6]))
 def test_leaky_relu_reaches_its_target(depth, method, w):
     s = shape_activation('relu', depth, method, shortcut=w)
