@@ -907,9 +907,11 @@ def test_the_edge_draws_weights_and_biases(f, scheme):
 def test_for_a_line_of_edges_start_changes_nothing():
     for kw in (dict(), dict(nonlinearity='auto'), dict(nonlinearity=nn.LeakyReLU(.3))):
         twins = [plain(nn.ReLU, 3, 40) for _ in range(2)]
+        reports = []
         for twin, start in zip(twins, ('gain', 'edge')):
-            torch.manual_seed(4); init_(twin, start=start, **kw)
+            torch.manual_seed(4); reports.append(init_(twin, start=start, **kw))
         assert same(*map(values, twins))
+        assert [r['std_asked'] for r in reports[0]] == [r['std_asked'] for r in reports[1]]
 
 def fates(f, depth=50, nets=5, **kw):
     """Mean square of the last layer over the net's first and of the gradient, and the cosine of two
@@ -948,8 +950,9 @@ def test_auto_at_the_edge():
     assert report['4.weight']['note'] == 'after Softplus, no edge: slope 0.49, χ 0.32'
     assert report['2.bias']['note'].startswith('after Tanh: edge: w_var 1.808, b_var 0.0588')
     assert report['7.weight']['note'] == 'no activation before it'
-    for f in (dict(nonlinearity='tanh'), dict(nonlinearity='auto')):
-        lstm = rows(nn.LSTM(25, 6), start='edge', **f)
+    tanh = dict(nonlinearity='tanh', start='edge')
+    for f in (tanh, dict(nonlinearity='auto', start='edge'), dict(rules={nn.LSTM: tanh})):
+        lstm = rows(nn.LSTM(25, 6), **f)
         assert lstm['weight_ih_l0']['std_asked'] == .2
         assert lstm['bias_ih_l0']['scheme'] == '0, forget gate 1'
 
