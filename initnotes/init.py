@@ -63,28 +63,41 @@ def _same(f):
 
 def _scale(f, start):
     "Gain of the weights behind `f`, std of their biases (None: as asked), and a note on both."
+    return _known(f, start, _searched, f, start)
+
+def _known(f, what, find, *args):
+    "What `find` finds, looked for once for activations that are alike."
     key = _same(f)
-    found = _KNOWN.get((key, start)) or _searched(f, start)
+    found = _KNOWN.get((key, what))
+    if found is None:
+        try: found = find(*args)
+        except InputError as e: found = e
     if len(_KNOWN) > 200: _KNOWN.clear()
-    if key is not None: _KNOWN[key, start] = found
+    if key is not None: _KNOWN[key, what] = found
     if isinstance(found, InputError): raise InputError(str(found))
     return found
 
 def _searched(f, start):
-    try:
-        if start == 'gain': return (g := gain(f)), None, _prospect(f, g)
-        w_var, b_var = edge_variances(f)
-    except InputError as e: return e
-    on_line = math.isclose(w_var, gain(f)**2, rel_tol=1e-9)      # ReLU's edge is Kaiming's gain
-    return (gain(f) if on_line else math.sqrt(w_var), math.sqrt(b_var),
+    g = gain(f)
+    if start == 'gain':
+        slope, chi = _prospect(f, g)
+        steady = max(abs(slope - 1), abs(chi - 1)) < 1e-6 or math.isnan(chi)
+        return g, None, None if steady else f'slope {slope:.2f}, χ {chi:.2f}'
+    w_var, b_var = edge_variances(f)
+    on_line = math.isclose(w_var, g*g, rel_tol=1e-9)      # ReLU's edge is Kaiming's gain
+    return (g if on_line else math.sqrt(w_var), math.sqrt(b_var),
             f'edge: w_var {w_var:.4g}, b_var {b_var:.4g}')
 
 def _prospect(f, g):
     "What a plain net of such layers makes, per layer, of a deviation in length and of a gradient."
-    try: slope, chi = (g*g*part(_activation(f), 1.) for part in (_length_slope, _slopes))
-    except Exception: return None                  # a function without derivative
-    if max(abs(slope - 1), abs(chi - 1)) < 1e-6: return None
-    return f'slope {slope:.2f}, χ {chi:.2f}'
+    try: return tuple(g*g*part(_activation(f), 1.) for part in (_length_slope, _slopes))
+    except Exception: return math.nan, math.nan    # a function without derivative
+
+def _drift(f):
+    "ln of the factor, per layer, by which the gain of `f` loses hold of length or gradient."
+    slope, chi = _prospect(f, gain(f))
+    return math.inf if chi == 0 else max(abs(math.log(chi)), math.log(max(slope, 1)))
+
 
 # %% ../nbs/05a_init.ipynb #1a5b0abe
 _OPTIONS = [f.name for f in fields(_How) if f.name not in ('rule', 'given', 'spread', 'note')]
@@ -234,7 +247,7 @@ _SHAPING = {f'torch.nn.modules.{part}' for part in (
 def _elementwise(module):
     "Is it an activation? A copy of it is asked."
     small = sum(p.numel() for p in module.parameters()) < 10**5
-    if not small or any(True for _ in module.children()): return False
+    if not small or any(fans_of(m) for m in module.modules()): return False
     try:
         with torch.random.fork_rng(devices=[]): return bool(_activation(module))
     except Exception: return False      # it takes no single numbers
@@ -293,12 +306,14 @@ def _by_std(r, how, std, mean=0., distribution='normal', note=None):
     if std == 0: distribution = None
     return _Draw(r, None, distribution or f'{mean:g}', distribution, std, mean, note=note, how=how)
 
-_DEEP = 20    # layers of a plain chain from which on the edge trains no worse (lesson 10)
+_DEEP = 20    # layers of a plain chain from which on the edge trains no worse (lesson 10) …
+_DRIFT = 2    # … if over the chain the gain loses length or gradient by a factor of e² or more
 
-def _start(how, before):
-    "Whether a layer starts by its gain, or at the edge."
+def _by_depth(how, f, layers):
+    "Whether a layer of a plain chain starts by its gain, or at the edge."
     own = how.bias or how.bias_std or how.std is not None or 'gain' in how.given
-    return how.start or ('edge' if len(before.chain) >= _DEEP and not own else 'gain')
+    if own or layers < _DEEP: return 'gain'
+    return 'edge' if layers*_known(f, 'drift', _drift, f) >= _DRIFT else 'gain'
 
 def _gain(r, how, seen):
     "Gain of a weight, std of its layer's biases (None: as asked), and a note on both."
@@ -307,15 +322,16 @@ def _gain(r, how, seen):
     if isinstance(r.module, RECURRENT) and not (told and how.start != 'edge'):
         return gain(getattr(r.module, 'nonlinearity', 'linear')), None, None
     before = seen.get(r.module, _Before(None, []))
-    start, f, after = _start(how, before), how.nonlinearity, ''
-    if how.gain is not None and (how.start == 'edge' or start == 'gain'):
-        return how.gain, how.spread, how.note
+    f, after = how.nonlinearity, ''
     if how.gain is None:
         if before.acts is None:
             return gain('relu'), None, "the activation before it is not seen: ReLU's gain"
         if not before.acts: return 1., None, 'no activation before it'
         f = before.acts[0] if len(before.acts) == 1 else nn.Sequential(*before.acts)
         after = 'after ' + ', '.join(getattr(a, '__name__', type(a).__name__) for a in before.acts)
+    start = how.start or _by_depth(how, f, len(before.chain))
+    if how.gain is not None and (how.start or start == 'gain'):
+        return how.gain, how.spread, how.note
     try: g, spread, note = _scale(f, start)
     except InputError:                             # no edge, or no gain either
         g, spread, note = _scale(f, 'gain')
@@ -543,9 +559,10 @@ def init_(
     Mish leave that length as soon as they miss it; softplus and sigmoid keep it and lose the
     gradient. The note says so per layer: 'slope' of the length (above 1: what is longer grows) and
     χ, the gradient's factor. start='edge' draws weights of variance w_var/fan and biases of
-    b_var (`edge_variances`). By default so does every layer of a chain of 20 or more, seen in
-    nn.Sequential, with nothing but activations between: there the edge trained no worse at 20 and
-    far better at 50 (lesson 10); others take the gain. For ReLU both are the same. What has no
+    b_var (`edge_variances`). By default so do the layers of a chain of 20 or more, seen in
+    nn.Sequential, with nothing but activations between, over which the gain would lose length or
+    gradient by e² or more: there the edge trained no worse at 20 and far better at 50 (lesson 10);
+    others take the gain. For ReLU both are the same. What has no
     activation before it ('auto'), is recurrent, or has no edge keeps its gain."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}, expected a torch.nn.Module.")

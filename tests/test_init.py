@@ -13,6 +13,7 @@ from initnotes.init import init_
 from initnotes.kaiming import gain, variance_scaling_
 from initnotes.layers import Fans, Kind, kinds, parameters_of
 from initnotes.pairs import edge_variances
+from initnotes.shape import shape_activation
 
 HALVES = torch.float16, torch.bfloat16
 CUT = .87962566103423978                              # std of a normal cut at ±2, and its kurtosis
@@ -1015,6 +1016,11 @@ def test_deep_plain_chains_start_at_the_edge():
     note = init_(model, **auto)[2]['note']
     assert note == 'after Softplus, no edge: slope 0.49, χ 0.32'
     assert init_(model, nonlinearity='softplus')[0]['note'].startswith('no edge: slope')
+    for act in (nn.GELU(), F.gelu, nn.ReLU()):      # shaped for this depth: its gain is right
+        shaped = shape_activation(act, 30, 'tat')
+        assert not at_edge(S(*chain(30, shaped)), **auto)
+        assert init_(S(*chain(30, shaped)), **auto)[2]['std_asked'] == pytest.approx(gain(shaped)/6**.5)
+    assert at_edge(S(*chain(50, nn.SELU())), **auto) and not at_edge(S(*chain(20, nn.SELU())), **auto)
     deep = S(*chain(25, nn.GELU()))
     own = {'4': dict(gain=2.), '6': .3, '8': dict(bias=1.)}
     report = rows(deep, nonlinearity='gelu', rules=own)
