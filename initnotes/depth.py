@@ -11,18 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from .report import InputError
-from .gains import _activation
-from .pairs import Pairs, _edge, _edge_at, _halved, _length, _line, _settled
-
-# %% ../nbs/10_depth.ipynb #38290923
-def _asked(f, w_var=1., b_var=0., q=1.):
-    "The activation, checked as `gain` checks it; raises `InputError` for impossible variances."
-    for what, value in (('q', q), ('w_var', w_var), ('b_var', b_var)):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (number and 0 <= value < math.inf):
-            raise InputError(f"{what} is {value!r}, expected a finite number from 0 up: "
-                             + ('a mean square.' if what == 'q' else 'a variance.'))
-    return _activation(f)
+from .pairs import (Pairs, _asked, _edge, _edge_at, _halved, _length, _line, _settled,
+                             _settled_correlation)
 
 # %% ../nbs/10_depth.ipynb #2be14780
 def length_map(
@@ -70,20 +60,6 @@ def fixed_point(
     q = _settled(functions, w_var, b_var)
     return q, _settled_correlation(functions, q, w_var, b_var)
 
-# %% ../nbs/10_depth.ipynb #0f27cb82
-def _settled_correlation(functions, q, w_var, b_var):
-    q = max(q, 1e-20)                 # of a signal that vanishes: the limit
-    pair = Pairs(functions, q)
-    length = w_var*pair(1.).item() + b_var
-    if length == 0 or w_var*pair.slope(1)/length <= 1 + 1e-9: return 1.
-    # The map is convex on (0, 1) and leaves 1 downward, so it crosses the diagonal once below.
-    low, high = 0., 1.
-    for _ in range(53):
-        c = (low + high)/2
-        if w_var*pair.gap(c) < length: low = c
-        else: high = c
-    return low
-
 # %% ../nbs/10_depth.ipynb #b15688d0
 def chi(
     f: Callable | nn.Module | str,  # an elementwise activation, as `gain` takes it
@@ -121,6 +97,13 @@ def edge_of_chaos(
             return _edge_at(functions, q)[0]
     raise InputError(f"{name} has no edge of chaos with b_var {b_var:g}, expected a b_var from "
                      f"{least:.4g} to {points[-1][2]:.4g}.")
+
+# %% ../nbs/10_depth.ipynb #d3e9a1b0
+def __getattr__(name):    # in later notebooks; found here too
+    later = dict(shape_activation='shape', predict='chain')
+    if name not in later: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from importlib import import_module
+    return getattr(import_module(f'.{later[name]}', __package__), name)
 
 # %% ../nbs/10_depth.ipynb #1f5c07bb
 def correlation_length(

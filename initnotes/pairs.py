@@ -127,6 +127,30 @@ def _settled(functions, w_var, b_var):
                          "other variances.")
     return q
 
+# %% ../nbs/04d_pairs.ipynb #b6ceefa0
+def _settled_correlation(functions, q, w_var, b_var):
+    "The correlation at which inputs of the settled length `q` stay."
+    q = max(q, 1e-20)                 # of a signal that vanishes: the limit
+    pair = Pairs(functions, q)
+    length = w_var*pair(1.).item() + b_var
+    if length == 0 or w_var*pair.slope(1)/length <= 1 + 1e-9: return 1.
+    # The map is convex on (0, 1) and leaves 1 downward, so it crosses the diagonal once below.
+    low, high = 0., 1.
+    for _ in range(53):
+        c = (low + high)/2
+        if w_var*pair.gap(c) < length: low = c
+        else: high = c
+    return low
+
+def _asked(f, w_var=1., b_var=0., q=1.):
+    "The activation, checked as `gain` checks it; raises `InputError` for impossible variances."
+    for what, value in (('q', q), ('w_var', w_var), ('b_var', b_var)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and 0 <= value < math.inf):
+            raise InputError(f"{what} is {value!r}, expected a finite number from 0 up: "
+                             + ('a mean square.' if what == 'q' else 'a variance.'))
+    return _activation(f)
+
 # %% ../nbs/04d_pairs.ipynb #687d2d97
 def _edge_at(functions, q):
     "(w_var, b_var, slope of the length map) of the point at the edge of chaos that has length q."

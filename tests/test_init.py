@@ -1019,8 +1019,10 @@ def test_deep_plain_chains_start_at_the_edge():
     for act in (nn.GELU(), F.gelu, nn.ReLU()):      # shaped for this depth: its gain is right
         shaped = shape_activation(act, 30, 'tat')
         assert not at_edge(S(*chain(30, shaped)), **auto)
-        assert init_(S(*chain(30, shaped)), **auto)[2]['std_asked'] == pytest.approx(gain(shaped)/6**.5)
-    assert at_edge(S(*chain(50, nn.SELU())), **auto) and not at_edge(S(*chain(20, nn.SELU())), **auto)
+        std = init_(S(*chain(30, shaped)), **auto)[2]['std_asked']
+        assert std == pytest.approx(gain(shaped)/6**.5)
+    assert at_edge(S(*chain(50, nn.SELU())), **auto)
+    assert not at_edge(S(*chain(20, nn.SELU())), **auto)
     deep = S(*chain(25, nn.GELU()))
     own = {'4': dict(gain=2.), '6': .3, '8': dict(bias=1.)}
     report = rows(deep, nonlinearity='gelu', rules=own)
