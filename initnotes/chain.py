@@ -478,7 +478,7 @@ def _arrived(link, field, before, after):
     field = field.map(lambda t: _through(link, t, b))
     if after is None: return _Known(field)
     q, n = field.q.mean().item(), link.source.width
-    share = 1 - b/q if q else 0.                     # of the weights in the mean square
+    share = max(1 - b/q, 0) if q else 0.             # of the weights in the mean square
     alike = _mean(after.field.cosines) or 0.
     v = share**2*(after.slope**2*before.v + after.spread/n)
     u = (w/q*after.tilt)**2*before.u + (share*(1 - alike**2))**2/n if q else 0.
@@ -488,7 +488,7 @@ def _predicted(link, known, after):
     "The numbers of a row."
     q, b, (size, k) = known.field.q.mean().item(), link.b_var, known.field.rows
     shared = _over_pairs(size**2, k**2 + known.u*q**2)/q**2 if q else 0.
-    v = known.v + 2/link.width*shared*(1 - (b/q)**2) if q else 0.
+    v = known.v + 2/link.width*shared*max(1 - (b/q)**2, 0) if q else 0.    # b ≤ q, but for rounding
     return dict(w_var=link.w_var, b_var=b, predicted=q, se=q*math.sqrt(v),
                 cosine_predicted=None if known.field.k is None else _mean(known.field.cosines),
                 chi=after and link.w_var*after.chi.mean().item(),
