@@ -264,10 +264,10 @@ def shape_activation(
     depth: int,               # activations in a row, from the net's input to its output
     method: str = 'tat',      # or 'dks'
     *,
-    target: float | None = None, # what the whole net may do; None: C″(1) .3, C(0) .9 (tat), C′(1) 1.5
+    target: float | None = None, # of the whole net; None: C″(1) .3, C(0) .9 (tat), C′(1) 1.5
     shortcut: float = 0.,     # w in residual blocks w·x + √(1 − w²)·branch(x); 0: a plain net
     branch: int = 2           # activations in a branch
-) -> Shaped:                  # a module: its input_scale, … output_shift, f, condition, target, local
+) -> Shaped:                  # a module: input_scale … output_shift, f, condition, target, local
     """`f` between scales and shifts with which a net of that depth keeps lengths, differences and
     gradients: weights N(0, 1/fan_in) or orthogonal, no biases, inputs of mean square 1. Deep Kernel
     Shaping (arXiv 2110.01765) or Tailored Activation Transformation (2203.08120). Of a ReLU or a
