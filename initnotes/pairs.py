@@ -7,7 +7,9 @@ __all__ = ['Pairs', 'edge_variances']
 
 # %% ../nbs/04d_pairs.ipynb #7893c1be
 import math
+from collections.abc import Callable
 import torch
+from torch import nn
 from .report import InputError
 from .gains import _activation, _integrate, _moments, _slope
 
@@ -189,7 +191,7 @@ def _line(functions):
     return points[1][0] if max(abs(b) for _, b, _ in points) < 1e-7 else None
 
 def edge_variances(
-    f: object   # an elementwise activation, or its name: as `gain` takes it
+    f: Callable | nn.Module | str   # an elementwise activation, or its name: as `gain` takes it
 ) -> tuple[float, float]:   # w_var (variance of a weight times fan-in), b_var (variance of a bias)
     """Where to start on the edge of chaos: the smallest biases with which the length map halves a
     deviation, or where it pulls hardest. Raises `InputError` for an activation without an edge."""
