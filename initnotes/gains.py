@@ -97,16 +97,27 @@ def _value(f, name, z):
 # %% ../nbs/04c_gains.ipynb #1ebc8b21
 def _channels(f):
     """A module as a list of (share, function): one for each set of values that its channels have,
-    of PReLU(64) and its like; of everything else, itself."""
+    of PReLU(64) and its like; of everything else, itself. And an example of what goes in."""
     parameters = list(f.parameters()) if isinstance(f, nn.Module) else []
     p = max(parameters, key=torch.numel, default=None)
-    if p is None or p.numel() < 2 or p.numel() != max(p.shape): return [(1., f)]
+    if p is None or p.numel() < 2 or p.numel() != max(p.shape): return [(1., f)], _spread(8)
     n, after = p.numel(), [1]*(p.dim() - 1 - list(p.shape).index(p.numel()))
     sets = [q.detach().flatten().expand(n) for q in parameters if q.numel() in (1, n)]
     which = torch.stack(sets, 1).unique(dim=0, return_inverse=True)[1].tolist()
     def channel(c, z):
         return f(z.view(-1, 1, *after).expand(-1, n, *after))[:, c].flatten()
-    return [(which.count(i)/n, partial(channel, which.index(i))) for i in sorted(set(which))]
+    parts = [(which.count(i)/n, partial(channel, which.index(i))) for i in sorted(set(which))]
+    return parts, _spread(2, n, *after)
+
+def _spread(*shape):
+    z = torch.linspace(-2, 2, math.prod(shape), dtype=torch.float64, device='cpu')
+    return z.view(shape)
+
+def _alone(f, z):
+    "Does a change of the first element of `z` change no other of f(z)?"
+    other = z.clone()
+    other.view(-1)[0] += 1
+    return torch.equal(f(other).flatten()[1:], f(z).flatten()[1:])
 
 def _activation(f):
     "`f` as (share, function of float64 tensors) pairs, checked: elementwise; a module is copied."
@@ -116,16 +127,17 @@ def _activation(f):
                          "such as torch.tanh or nn.ReLU().")
     if isinstance(f, nn.Module):
         f = copy.deepcopy(f).to('cpu', torch.float64).eval()
-    z, checked = torch.linspace(-2, 2, 8, dtype=torch.float64, device='cpu'), []
+    z = _spread(8)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')             # softmax warns that it has to guess a dimension
-        for share, g in _channels(f):
-            checked.append((share, partial(_value, g, name)))
-            if torch.allclose(checked[-1][1](z)[:4], checked[-1][1](z[:4]), atol=1e-6):
-                continue
-            raise InputError(f"the activation {name} makes an element depend on the others, "
-                             "expected a function of each element by itself.")
-    return checked
+        parts, example = _channels(f)
+        checked = [(share, partial(_value, g, name)) for share, g in parts]
+        if all(torch.allclose(g(z)[:4], g(z[:4]), atol=1e-6) for _, g in checked) \
+                and _alone(partial(_value, f, name), example):
+            return checked
+    raise InputError(f"the activation {name} makes an element depend on the others, "
+                     "expected a function of each element by itself.")
+
 
 # %% ../nbs/04c_gains.ipynb #48a75191
 def _moments(functions, mean=0., std=1.):

@@ -957,6 +957,16 @@ def test_auto_at_the_edge():
         assert lstm['weight_ih_l0']['std_asked'] == .2
         assert lstm['bias_ih_l0']['scheme'] == '0, forget gate 1'
 
+class RootMeanSquare(nn.Module):
+    "A norm of one's own, with a scale for each feature."
+    def __init__(self, n): super().__init__(); self.scale = nn.Parameter(torch.ones(n))
+    def forward(self, x): return self.scale*x/x.square().mean(-1, keepdim=True).sqrt()
+
+def test_a_norm_of_ones_own_is_no_activation():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), RootMeanSquare(8), nn.Linear(8, 8))
+    note = rows(model, nonlinearity='auto')['3.weight']['note']
+    assert note == "the activation before it is not seen: ReLU's gain"
+
 def test_rules_and_the_edge():
     w_var, b_var = edge_variances('tanh')
     edge = dict(nonlinearity='tanh', start='edge')
