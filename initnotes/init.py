@@ -575,9 +575,9 @@ def _branch_options(residual, batch, embedding, embedding_std):
     if embedding_std is not None:
         _number('embedding_std', embedding_std, 0)
         if embedding is not None:
-            raise InputError(f"embedding={embedding!r} and embedding_std={embedding_std!r} both set "
-                             "the embeddings: expected embedding_std, for an untied output head "
-                             "too, or embedding, for embeddings only.")
+            raise InputError(f"embedding={embedding!r} and embedding_std={embedding_std!r} are "
+                             "given, and both set the embeddings: expected embedding_std, for an "
+                             "untied output head too, or embedding, for embeddings only.")
     if residual is None:
         if batch is None: return
         raise InputError("batch is for finding the branches that residual= weighs: expected "
