@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['BranchReport', 'branches', 'weighed']
 
-# %% ../nbs/12a_branches.ipynb #81547cd6
-import heapq, importlib, re
+# %% ../nbs/12a_branches.ipynb #c2f47ff5
+import heapq, re
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
