@@ -25,6 +25,7 @@ from .depth import (
     chi, correlation_length, correlation_map, edge_of_chaos, fixed_point, length_map)
 from .shape import shape_activation
 from .chain import predict
+from .stream import branches
 from .isometry import delta_orthogonal_, jacobian_spectrum, lognorm_band
 
 __all__ = [
@@ -38,5 +39,5 @@ __all__ = [
     'Progress', 'Recorder', 'TensorLoader', 'accuracy', 'Hook', 'Hooks', 'ActivationStats',
     'Record', 'ConvLayer', 'GeneralReLU', 'LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds',
     'edge_variances', 'chi', 'correlation_length', 'correlation_map', 'edge_of_chaos',
-    'fixed_point', 'length_map', 'shape_activation', 'predict', 'delta_orthogonal_',
+    'fixed_point', 'length_map', 'shape_activation', 'predict', 'branches', 'delta_orthogonal_',
     'jacobian_spectrum', 'lognorm_band']

@@ -24,4 +24,5 @@ from .calibrate import *
 from .depth import *
 from .shape import *
 from .chain import *
+from .stream import *
 from .isometry import *
