@@ -879,7 +879,8 @@ def lsuv_(
     """Layer-sequential unit-variance initialisation (Mishkin & Matas 2015, arXiv 1511.06422).
 
     In one forward: weight and bias are scaled as the batch flows through, and the output with them.
-    A block (`where`) is set through its last weight layer, by a few more evaluations. Measured in
+    A block (`where`) is set through its last weight layer, by a few more evaluations; a residual
+    one at what it adds to the stream, or the error says which layers to name instead. Measured in
     the mode the model is in, without dropout, over all processes. Tied, frozen and all-zero weights
     are left alone, and reported. Not seen: randomness that is no dropout, and weights used without
     calling their module. When it raises (`InputError`, `LsuvError`), the model is as it was."""
