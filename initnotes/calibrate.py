@@ -554,7 +554,7 @@ def _check_reached(fit, found):
     asked = f"'{fit.block.name}': std {run.std:g}" + (f' and mean {run.mean:g}' if fit.two else '')
     if fit.block.rest is not None: asked += ' of what it adds to the stream'
     by_eps = fit.block.rest is not None and u is not fit.start and _normed(fit)
-    if by_eps or not math.hypot(*fit.off(got)) <= run.tol:     # so small that only a norm's eps acts
+    if by_eps or not math.hypot(*fit.off(got)) <= run.tol:     # only a norm's eps acts
         raise LsuvError(f'{asked} {_cause(fit, got, found.count)}')
     if u is fit.start or u[0] <= 3*run.std: return
     share = _alive(fit, u)
