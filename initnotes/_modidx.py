@@ -655,7 +655,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                   'initnotes.stream._Flow.__init__': ('branches.html#_flow.__init__', 'initnotes/stream.py'),
                                   'initnotes.stream._Flow.__torch_dispatch__': ( 'branches.html#_flow.__torch_dispatch__',
                                                                                  'initnotes/stream.py'),
-                                  'initnotes.stream._Flow.silence': ('branches.html#_flow.silence', 'initnotes/stream.py'),
+                                  'initnotes.stream._Flow.silent': ('branches.html#_flow.silent', 'initnotes/stream.py'),
                                   'initnotes.stream._Found': ('branches.html#_found', 'initnotes/stream.py'),
                                   'initnotes.stream._Held': ('branches.html#_held', 'initnotes/stream.py'),
                                   'initnotes.stream._Known': ('branches.html#_known', 'initnotes/stream.py'),

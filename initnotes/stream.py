@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BranchReport', 'branches']
 
-# %% ../nbs/12a_branches.ipynb #cb4c8ff1
+# %% ../nbs/12a_branches.ipynb #694fba97
 import heapq, importlib, re
-from collections.abc import Callable
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_map
 from .report import InputError, Report
-from .layers import local, modules_of, parameters_of
+from .layers import fans_of, local, modules_of, parameters_of
 from .undisturbed import undisturbed
 from .init import _refuse_empty
 from .hooks import _Called, _hookable, first_tensor
@@ -68,11 +68,12 @@ def _region(t):
         else: merged.append((stride, n))
     return t.storage_offset(), *merged
 
-# %% ../nbs/12a_branches.ipynb #06677646
+# %% ../nbs/12a_branches.ipynb #d52c4f52
 class _Known:
     "What is known of tensors, by the memory that they use."
     def __init__(self, named: dict[str, torch.Tensor]):
-        self.named, self.held, self.nodes, self.running = named, {}, [], ['(model)']
+        self.named, self.held, self.nodes = named, {}, []
+        self.running = [('(model)', None)]   # modules: name; of a layer, its input's storage
         for n, p in named.items(): self.hold(p, _Fixed(frozenset([n])))
 
     def hold(self, t: torch.Tensor, what: Any):
@@ -99,8 +100,8 @@ class _Known:
 
     def node(self, kind: str, op: str, came: tuple = (), **about) -> _Node:
         "A new one."
-        self.nodes.append(_Node(len(self.nodes), kind, op, tuple(came), where=self.running[-1],
-                                **about))
+        self.nodes.append(_Node(len(self.nodes), kind, op, tuple(came),
+                                where=self.running[-1][0], **about))
         return self.nodes[-1]
 
 # %% ../nbs/12a_branches.ipynb #6e15680a
@@ -170,7 +171,7 @@ def _signal_first(nodes, sizes=False):
     large = max(n.size for n in nodes) if sizes else 0
     return sorted(reversed(nodes), key=lambda n: (n.size < large, _gating(n)))
 
-# %% ../nbs/12a_branches.ipynb #9734d0fd
+# %% ../nbs/12a_branches.ipynb #a8c9efd4
 def _product(known, name, given, nodes, size):
     "Of a signal and a weight, or of two signals."
     first = given.get('self') if name.startswith(('addmm', 'addmv', 'badd', 'addbmm')) else None
@@ -195,7 +196,8 @@ def _sum(known, name, given, nodes, params, size):
         if len(nodes) == 2: return known.node('add', name, nodes, size=size)
         return known.node('other', name, nodes, shifts=params, size=size)
     factors = [given['tensor1'], given['tensor2']]
-    two, first = [n for n in map(known.of, factors) if isinstance(n, _Node)], known.of(given['self'])
+    two = [n for n in map(known.of, factors) if isinstance(n, _Node)]
+    first = known.of(given['self'])
     if not (two and isinstance(first, _Node)):
         return known.node('other', name, nodes, shifts=params, size=size)
     own = tuple(p for t in factors for p in known.fixed(t))
@@ -225,16 +227,19 @@ def _offset(known, scale, params):
     more = scale.detach().flatten().double() - p.detach().flatten().double()
     return round(more.mean().item(), 2)
 
-# %% ../nbs/12a_branches.ipynb #31f768b0
-def _made(known, name, given, whats, out):
+# %% ../nbs/12a_branches.ipynb #114536e8
+def _made(known, name, given, tensors, out):
     "What an operation has made: a node, something fixed, or _INDEX."
+    whats = [known.of(t) for t in tensors]
     nodes = list(dict.fromkeys(w for w in whats if isinstance(w, _Node)))
     params = tuple(sorted(frozenset().union(*(w.params for w in whats if isinstance(w, _Fixed)))))
     size, product = out.numel(), _PRODUCT.fullmatch(name)
     if _BLANK.fullmatch(name): return _Fixed()
     if not nodes:
-        index, learned = any(w is _INDEX for w in whats), params and product
-        if not index and (not learned or 'embedding' in name): return _Fixed(frozenset(params))
+        index = any(w is _INDEX for w in whats)
+        at = known.running[-1][1]       # a layer whose input is a parameter too: learned queries
+        layer = product and params and at in {_storage(t)[0] for t in tensors}
+        if not index and (not layer or 'embedding' in name): return _Fixed(frozenset(params))
         if not out.is_floating_point(): return _INDEX
         return known.node('weight' if params else 'source', name, params=params, size=size)
     if name == 'copy': return known.of(given['src'])
@@ -249,46 +254,49 @@ def _made(known, name, given, whats, out):
     if name == 'pow' and given.get('exponent') in (.5, -.5): name = 'root'
     return known.node('other', name, nodes, shifts=params, size=size)
 
-# %% ../nbs/12a_branches.ipynb #e70d720c
+# %% ../nbs/12a_branches.ipynb #2905d127
 class _Flow(TorchDispatchMode):
     "Notes how the tensors of a forward pass are made from one another."
     supports_higher_order_operators = True
 
     def __init__(self, known: _Known, silenced: frozenset = frozenset()):
         super().__init__()
-        self.known, self.silenced = known, silenced   # names of parameters that shall give zero
+        self.known, self.silenced = known, silenced   # names of parameters to be taken as zero
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, _named(func)
         tensors = _tensors((args, kwargs))
-        whats = [self.known.of(t) for t in tensors]
         given, written = _arguments(func, args, kwargs)
-        out = func(*args, **kwargs)
+        use = args, kwargs
+        if self.silenced and any(isinstance(self.known.of(t), _Node) for t in tensors):
+            use = self.silent(use, written)
+        out = func(*use[0], **use[1])
         there = {_storage(t)[0] for t in tensors}
         fresh = [t for t in _tensors(out) if _storage(t)[0] not in there]
         if not (written or fresh): return out                             # a view
-        new = _made(self.known, name, given, whats, (written or fresh)[0])
-        if self.silenced and isinstance(new, _Node): self.silence(new, written or fresh, given)
+        new = _made(self.known, name, given, tensors, (written or fresh)[0])
         for t in written: _write(self.known, t, new, name)
         for t in fresh:
             real = t.is_floating_point() or t.is_complex() or not isinstance(new, _Node)
             self.known.hold(t, new if real else _INDEX)
         return out
 
-    def silence(self, new: _Node, made: list, given: dict):
-        "Put what is to give zero to zero."
-        fused = new.kind == 'add' and new.came[1].op == new.op   # addmm(x, h, weight): x is left
-        if self.silenced.isdisjoint((new.came[1] if fused else new).params): return
-        if fused: made[0].copy_(given['self'])
-        else: made[0].zero_()
+    def silent(self, things: Any, written: list) -> Any:
+        "The same with zeros in place of what is made from the silenced parameters."
+        def zeros(t):
+            if self.silenced.isdisjoint(self.known.fixed(t)): return t
+            in_place = any(t is w for w in written) and not isinstance(t, nn.Parameter)
+            return t.zero_() if in_place else torch.zeros_like(t)
+        return tree_map(zeros, things)
 
-# %% ../nbs/12a_branches.ipynb #8d8409ca
+# %% ../nbs/12a_branches.ipynb #fbc9bef1
 class _Enter(_Called):
     "Before a module runs."
     def __init__(self, look, name): self.look, self.name = look, name
     def __call__(self, module, args, kwargs):
         known, x = self.look.known, first_tensor((args, kwargs))
-        known.running.append(self.name)
+        layer = x is not None and fans_of(module) is not None
+        known.running.append((self.name, _storage(x)[0] if layer else None))
         for key, p in module._parameters.items():
             n = self.look.names.get((module, key))
             if p is not None and n: known.hold(p, _Fixed(frozenset([n])))
@@ -299,22 +307,22 @@ class _Leave(_Called):
     def __init__(self, look): self.look = look
     def __call__(self, module, args, kwargs, out):
         known, y = self.look.known, first_tensor(out)
-        (before, x), name = self.look.open.pop(), known.running.pop()
+        (before, x), (name, _) = self.look.open.pop(), known.running.pop()
         self.look.calls.append((name, before, None if y is None else known.of(y)))
         if name in self.look.blocks:
             self.look.kept[name] = self.look.kept.get(name, True) and _same(x, y)
 
 def _same(x, y):
     "Are two tensors equal, bit for bit?"
-    if x is None or y is None or x.shape != y.shape: return False
-    return torch.equal(local(x), local(y))
+    if x is None or y is None or x.numel() != y.numel(): return False
+    return torch.equal(local(x).flatten(), local(y).flatten())
 
-# %% ../nbs/12a_branches.ipynb #e5c0cea9
+# %% ../nbs/12a_branches.ipynb #7391052e
 class _Look:
     "One forward pass: what is made from what, and what goes into and comes out of each module."
     def __init__(self,
         model: nn.Module,
-        silenced: frozenset = frozenset(),  # names of parameters whose results are put to zero
+        silenced: frozenset = frozenset(),  # names of parameters to be taken as zero
         blocks: frozenset = frozenset()     # names of modules of which to see: out as in?
     ):
         self.model, self.silenced, self.blocks = model, silenced, blocks
@@ -342,25 +350,27 @@ class _Look:
             with _Flow(self.known, self.silenced): self.model(*batch, **kwargs)
         return self
 
-# %% ../nbs/12a_branches.ipynb #c9699137
+# %% ../nbs/12a_branches.ipynb #c550f0c4
 @dataclass(slots=True)
 class _Way:
     "How a node is reached from one side of an addition."
     clear: bool = True      # on one way at least there is neither weight nor gate
     weights: int = 0        # the fewest weights on a way
     parts: bool = False     # every way leads through a part of it
+    gated: bool = False     # every way leads through the side of a gate that is not the signal's
 
-    def on(self, node: _Node) -> '_Way':
+    def on(self, node: _Node, to: _Node) -> '_Way':
         "One step further back."
-        heavy = node.kind == 'weight'
-        return _Way(self.clear and not heavy and node.kind != 'gate', self.weights + heavy,
-                    self.parts or node.kind == 'part')
+        heavy, gate = node.kind == 'weight', node.kind == 'gate'
+        return _Way(self.clear and not heavy and not gate, self.weights + heavy,
+                    self.parts or node.kind == 'part',
+                    self.gated or gate and to is not node.came[0])
 
     def join(self, other: '_Way | None') -> '_Way':
         "Both ways."
         if other is None: return self
         return _Way(self.clear or other.clear, min(self.weights, other.weights),
-                    self.parts and other.parts)
+                    self.parts and other.parts, self.gated and other.gated)
 
 class _Found(NamedTuple):
     "An addition that ends a branch."
@@ -369,7 +379,7 @@ class _Found(NamedTuple):
     branch: _Node           # what is added
     skip: str               # 'identity' or 'projection'
 
-# %% ../nbs/12a_branches.ipynb #c0b1975c
+# %% ../nbs/12a_branches.ipynb #32039106
 class _Search:
     "Goes back from both sides of an addition."
     def __init__(self, at: _Node):
@@ -389,7 +399,7 @@ class _Search:
             node = heapq.heappop(self.heap)[1]
             two = self.ways.pop(node)
             for side, way in enumerate(two):
-                for n in node.came if way else (): self.reach(n, side, way.on(node))
+                for n in node.came if way else (): self.reach(n, side, way.on(node, n))
             yield node, two
             self.seen.append(node)
 
@@ -399,7 +409,7 @@ class _Search:
         if not all(each): return True
         return not any(w.clear or not met and w.weights < 2 for ways in each for w in ways)
 
-# %% ../nbs/12a_branches.ipynb #cdaa2702
+# %% ../nbs/12a_branches.ipynb #1ba68750
 def _split(at):
     "Where the two sides of an addition come apart, and which of them is the branch; or None."
     search, first = _Search(at), None
@@ -407,14 +417,15 @@ def _split(at):
         if all(two):
             apart = two[0].parts and two[1].parts             # two different parts of it
             for side, (skip, branch) in enumerate((two, two[::-1])):
-                if skip.clear and branch.weights and not apart:
+                whole = at.came[side].size == at.size
+                if skip.clear and branch.weights and whole and not apart:
                     return _Found(at, node, at.came[1 - side], 'identity')
             if not (two[0].weights and two[1].weights): return None
             if first is None and not apart: first = node, two
         elif search.hopeless(first is not None): break
     if first is None: return None
     for side, (skip, branch) in enumerate((first[1], first[1][::-1])):
-        if skip.weights == 1 and branch.weights > 1:
+        if skip.weights == 1 and branch.weights > 1 and not branch.gated:
             own = next(_weights_before(at.came[side]), None)
             if own and not any(n is not own and {*n.params} & {*own.params} for n in search.seen):
                 return _Found(at, first[0], at.came[1 - side], 'projection')
@@ -429,17 +440,18 @@ def _weights_before(node):
         if n.kind == 'weight': yield n
         else: todo += n.came[:1] if n.kind == 'gate' else n.came
 
-# %% ../nbs/12a_branches.ipynb #3ef5c70c
+# %% ../nbs/12a_branches.ipynb #c4f41345
 class _Written(NamedTuple):
     "What is met on the way back from what a branch adds."
     weights: list           # the writers' nodes
     norms: list             # pairs: a norm, and the node whose parameter scales it, or None
     scales: list            # nodes that only rescale
+    shifts: list            # nodes that add a parameter
     sums: set               # additions
 
 def _written(found):
     "Back from the end of a branch to the weights that are met first."
-    seen, todo, done = _Written([], [], [], set()), [(found.branch, (), ())], set()
+    seen, todo, done = _Written([], [], [], [], set()), [(found.branch, (), ())], set()
     while todo:
         n, scaled, norm = todo.pop()
         if n in done or n.index <= found.start.index: continue
@@ -450,6 +462,7 @@ def _written(found):
             if norm and norm not in seen.norms: seen.norms.append(norm)
             continue
         if n.kind == 'add': seen.sums.add(n)
+        if n.shifts: seen.shifts.append(n)
         if n.kind == 'scale': scaled = *scaled, n
         if n.kind == 'norm' and not norm:
             if n.params: norm = n, n
@@ -461,12 +474,14 @@ def _written(found):
 
 def _branches(nodes):
     "All branches. The sum of two parallel ones is not one more, though it may look like it."
+    used = Counter(m for n in nodes for m in n.came)
     found = [s for n in nodes if n.kind == 'add' and (s := _split(n))]
+    found = [s for s in found if 'sub' not in s.at.op or used[s.branch] < 2]      # a GRU's h − n
     pairs = [(s, w) for s in found if (w := _written(s)).weights]
     inner = {n for s, w in pairs if s.skip == 'identity' for n in w.sums}
     return [(s, w) for s, w in pairs if s.skip == 'identity' or s.at not in inner]
 
-# %% ../nbs/12a_branches.ipynb #d5d5842a
+# %% ../nbs/12a_branches.ipynb #73304778
 class BranchReport(Report):
     """A dict per branch: name and kind (of the module in which it is added), position, writers,
     weights and biases (their parameters), skip, norm, norm_weights, norm_offset, scales, confirmed,
@@ -490,15 +505,16 @@ def _row(position, found, written, kinds):
     own = [n for _, n in written.norms if n is not None]
     def names(nodes, which): return list(dict.fromkeys(p for n in nodes for p in getattr(n, which)))
     weights = names(written.weights, 'params')
+    biases = names([*written.weights, *written.shifts], 'shifts')
     return dict(
         name=found.at.where, kind=kinds[found.at.where], position=position,
         writers=list(dict.fromkeys(map(_module, weights))), weights=weights,
-        biases=names(written.weights, 'shifts'), skip=found.skip,
+        biases=[p for p in biases if p not in weights], skip=found.skip,
         norm=norm and (_module(scaled.params[0]) if scaled else norm.where),
         norm_weights=names(own, 'params'), norm_offset=own[0].offset if own else 0.,
         scales=names(written.scales, 'params'), confirmed=None, why=None, note=None)
 
-# %% ../nbs/12a_branches.ipynb #f679dd04
+# %% ../nbs/12a_branches.ipynb #6792453e
 def _blocks(calls, pairs):
     "Modules that hand on their input plus branches: name → indices of these branches."
     ends = {s.at: (k, s) for k, (s, _) in enumerate(pairs) if s.skip == 'identity'}
@@ -516,13 +532,14 @@ def _blocks(calls, pairs):
 
 def _confirm(model, rows, blocks, batch, kwargs):
     "Put the writers to zero: does each block hand on its input?"
-    silenced = frozenset(p for ks in blocks.values() for k in ks
-                         for p in rows[k]['norm_weights'] or rows[k]['weights'])
+    silenced = frozenset(p for ks in blocks.values() for k in ks for p in
+                         (rows[k]['norm_weights'] or rows[k]['weights']) + rows[k]['biases'])
     try: kept = _Look(model, silenced, frozenset(blocks)).run(batch, kwargs).kept
     except Exception: return              # a second run need not succeed: its cache may be full
     for name, ks in blocks.items():
         for k in ks:
             rows[k]['confirmed'] = bool(kept.get(name)) and rows[k]['confirmed'] is not False
+            if not rows[k]['confirmed']: rows[k]['note'] = 'not zero with its writers at zero'
 
 # %% ../nbs/12a_branches.ipynb #7ccaf42b
 def branches(
