@@ -6,7 +6,8 @@
 __all__ = ['InitReport', 'init_']
 
 # %% ../nbs/05a_init.ipynb #1a5b0339
-import hashlib, math, numbers, pickle
+import copy, hashlib, importlib, math, numbers, pickle
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from torch import nn
 from torch.nn.init import orthogonal_
 from .report import InputError, Report
 from .layers import (EMBEDDINGS, NORMS, RECURRENT, Fans, ParameterRole, Where, fans_of,
-                              _is_named, local, parameters_of, ties)
+                              _is_named, local, parameters_of, ties, unfit)
 from .gains import _DISTRIBUTIONS, _MODES, _activation, _draw_, _one_of
 from .pairs import _length_slope, _slopes, edge_variances
 from .kaiming import gain
@@ -104,8 +105,8 @@ _OPTIONS = [f.name for f in fields(_How) if f.name not in ('rule', 'given', 'spr
 _STARTS = 'gain', 'edge'
 
 def _number(what, value, least=-math.inf):
-    if isinstance(value, numbers.Real) and math.isfinite(value) and value >= least:
-        return
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if number and math.isfinite(value) and value >= least: return
     raise InputError(f"{what} is {value!r}, expected a finite number"
                      + ('.' if least < 0 else f' from {least} up.'))
 
@@ -339,6 +340,80 @@ def _gain(r, how, seen):
     return g, spread, ': '.join(filter(None, (after, note))) or None
 
 
+# %% ../nbs/05a_init.ipynb #6b1c0a02
+_NATURES = {}    # what was found before, by class and shapes
+
+def _nature(module):
+    "Of what only normalizes or rescales, by parameter: role and offset; of anything else {}."
+    own = {n: p for n, p in module._parameters.items() if p is not None}
+    if any(map(unfit, own.values())): return {}
+    key = type(module), *((n, p.shape) for n, p in own.items())
+    if key in _NATURES: return _NATURES[key]
+    _NATURES[key] = {}
+    shape = max((tuple(p.shape) for p in own.values()), key=math.prod, default=())
+    small = 0 < sum(p.numel() for p in own.values()) < 10**6
+    if not small or any(True for _ in module.children()): return {}
+    wide = [(2, 3, 4)] if math.prod(shape) == 1 else [(2, 3, *shape), (2, *shape, 3, 3)]
+    for size in wide:
+        try: found = _experiment(_Twin(module, own), size)
+        except Exception: continue      # it takes no such input
+        if found:
+            _NATURES[key] = found
+            break
+    return _NATURES[key]
+
+class _Twin:
+    "A module's forward with other numbers in its parameters."
+    def __init__(self, module, own):
+        self.module, self.own = copy.copy(module), own      # its hooks do not run
+        self.module._buffers = {n: b if b is None else local(b).detach().clone()
+                                for n, b in module._buffers.items()}
+        self.module.__dict__['training'] = True
+    def __call__(self, x, name, value):
+        "The parameter `name` is all `value`, or 1 at its first place (None); the others are 1."
+        new = {n: torch.ones(p.shape, device=local(p).device) for n, p in self.own.items()}
+        if value is None: new[name].zero_().view(-1)[0] = 1.
+        else: new[name].fill_(value)
+        self.module._parameters = new
+        out = self.module.forward(x.to(new[name].device))
+        if out.shape != x.shape: raise ValueError
+        return out.double().cpu()
+
+
+# %% ../nbs/05a_init.ipynb #6b1c0a04
+@torch.no_grad()
+def _experiment(twin, size):
+    "What each parameter does to the output."
+    g, roles = torch.Generator().manual_seed(0), {}
+    with torch.random.fork_rng(devices=[]):
+        x, other = (10*torch.randn(size, generator=g, device='cpu').float() for _ in range(2))
+        for name in twin.own:
+            zero, one, two, part = (twin(x, name, v) for v in (0., 1., 2., None))
+            slope, alike = one - zero, twin(other, name, 1.) - twin(other, name, 0.)
+            straight = _near(two - zero, 2*slope) and _near((part - zero)*(part - one), 0*slope)
+            if not (straight and slope.any()): return {}
+            if _near(alike, slope):
+                roles[name] = 'shift', 0.
+                continue
+            rest, gap = zero - twin(other, name, 0.), slope - alike
+            offset = ((rest*gap).sum()/(gap*gap).sum()).item()
+            if not _near(rest, offset*gap): return {}
+            norm = _near(twin(3*x, name, 1.) - twin(3*x, name, 0.), slope)
+            if not (norm or _near(slope/x, alike/other)): return {}
+            roles[name] = 'scale' if norm else 'rescale', round(offset, 3)
+    found = {role for role, _ in roles.values()}
+    if found <= {'shift'}: return {}
+    return roles if 'scale' in found else dict.fromkeys(roles, ('rescale', 0.))
+
+def _near(a, b): return bool((a - b).abs().max() <= 1e-4*(a.abs().max() + b.abs().max()))
+
+def _recognized(r):
+    "A parameter of a class that nobody knows, by what its module does."
+    if r.role != 'unknown' or r.why: return r
+    role = _nature(r.module).get(r.name.rpartition('.')[2], (r.role,))[0]
+    return replace(r, role=role)
+
+
 # %% ../nbs/05a_init.ipynb #1a5b18b5
 def _by_scheme(r, how, seen):
     (rule, distribution), (g, _, note) = _SCHEMES[how.scheme], _gain(r, how, seen)
@@ -355,7 +430,7 @@ def _orthogonal(r, how, g=1., note=None):
 
 # %% ../nbs/05a_init.ipynb #1a5b1adb
 _ALONE = dict(scale='norm', shift='norm', embedding='embedding',
-              token="attention's extra key and value")
+              rescale='it only rescales what it is given', token="attention's extra key and value")
 
 def _decide(r, how, way, seen):
     "What becomes of a parameter that may be set. `way`: how a rule reaches it; None: no rule does."
@@ -363,7 +438,8 @@ def _decide(r, how, way, seen):
         return _by_std(r, how, how.std, how.mean or 0., _SCHEMES[how.scheme][1])
     if r.role in ('bias', 'gate bias'): return _bias(r, how, way, seen)
     if r.role in ('scale', 'shift') and how.norms is not None:
-        return _by_std(r, how, 0., how.norms if r.role == 'scale' else 0.)
+        _, offset = _nature(r.module).get(r.name.rpartition('.')[2], (r.role, 0.))
+        return _by_std(r, how, 0., how.norms - offset if r.role == 'scale' else 0.)
     known = r.role not in ('scale', 'shift') and (how.fans or r.fans)
     if way and how.given & {'scheme', 'fans'} and known:
         return _by_scheme(r, how, seen)
@@ -378,7 +454,9 @@ def _decide(r, how, way, seen):
 
 def _takes_std(r, std):
     "Does a rule's std act on it, though the rule names only a module?"
-    return r.fans is not None or r.role in ('token', 'unknown') and (r.value.dim() > 1 or std == 0)
+    if r.fans is not None: return True
+    if r.role in ('token', 'unknown', 'rescale'): return r.value.dim() > 1 or std == 0
+    return r.role in ('scale', 'shift') and std == 0 and not isinstance(r.module, NORMS)
 
 def _bias(r, how, way, seen):
     told = way and how.given & {'bias', 'bias_std'}
@@ -430,7 +508,8 @@ def _refuse_empty(records):
 # %% ../nbs/05a_init.ipynb #1a5b1e14
 def _plan(model, base, rules, exclude):
     "What becomes of every parameter; of those that share memory one is drawn, or none."
-    records, around, seen = {r.name: r for r in parameters_of(model)}, _around(model), {}
+    records = {r.name: r for r in map(_recognized, parameters_of(model))}
+    around, seen = _around(model), {}
     _refuse_empty(list(records.values()))
     hows = [how for how in (base, *(how for _, how in rules)) if how]
     if any(how.gain is None or how.start is None and how.nonlinearity != 'relu' for how in hows):
@@ -473,6 +552,46 @@ def _idle(d, how):
     return bool(d.why) and d.why.startswith('tied')
 
 _CANNOT = *_ALONE, 'unknown'    # roles that need to be told
+
+# %% ../nbs/05a_init.ipynb #6b1c0a06
+def _heads(plan, std):
+    "The plan, with untied output heads drawn as embeddings are."
+    def shape(d): return tuple(d.parameter.value.shape)
+    known = Counter(shape(d) for d in plan if d.parameter.role == 'embedding')
+    layers = [d for d in plan if d.parameter.role == 'weight' and d.parameter.value.dim() == 2
+              and not (d.why or '').startswith('tied')]
+    alike, drawn = Counter(map(shape, layers)), {}
+    for k, d in enumerate(layers):
+        r, around = d.parameter, d.parameter.layer.rpartition('.')[0]
+        rest = [e for e in layers[k + 1:] if shape(e) != shape(d)]
+        inner = any(e.parameter.name.startswith(around and f'{around}.') for e in rest)
+        fits = r.fans == Fans(*reversed(shape(d))) and alike[shape(d)] <= known[shape(d)]
+        if fits and not (inner or d.why or d.how.rule):
+            drawn[r.name] = _by_std(r, d.how, std, note='output head: drawn as an embedding')
+    return [drawn.get(d.parameter.name, d) for d in plan]
+
+def _branch_options(residual, batch, embedding, embedding_std):
+    "Refuse what cannot be meant about branches, embeddings and heads."
+    if embedding_std is not None:
+        _number('embedding_std', embedding_std, 0)
+        if embedding is not None:
+            raise InputError(f"embedding={embedding!r} and embedding_std={embedding_std!r} are "
+                             "given, and both set the embeddings: expected embedding_std, for an "
+                             "untied output head too, or embedding, for embeddings only.")
+    if residual is None:
+        if batch is None: return
+        raise InputError("batch is for finding the branches that residual= weighs: expected "
+                         "residual='depth', 'zero' or a factor beside it, or no batch.")
+    if not (isinstance(residual, str) and residual in ('depth', 'zero')):
+        if isinstance(residual, str) or not isinstance(residual, numbers.Real):
+            raise InputError(f"residual is {residual!r}, expected None, 'depth' (1/√branches), "
+                             "'zero', or the factor, a number.")
+        _number('residual', residual, 0)
+    if not isinstance(batch, (torch.Tensor, tuple, Mapping)):
+        raise InputError(f"batch is {type(batch).__name__}, expected what the model takes, so that "
+                         f"residual={residual!r} can find its branches: a tensor, a tuple of "
+                         "arguments, or a dictionary of keyword arguments.")
+
 
 # %% ../nbs/05a_init.ipynb #1a5b214d
 def _own_generator(generator, name):
@@ -545,7 +664,10 @@ def init_(
     bias_std: float = 0.,             # of the biases
     embedding: float | None = None,   # std of embeddings; None: left alone
     norms: float | str | None = None, # 'reset': scale 1, shift 0; a number: the scale
-    start: str | None = None          # 'gain', 'edge' (of chaos, random biases); None: see below
+    start: str | None = None,         # 'gain', 'edge' (of chaos, random biases); None: see below
+    embedding_std: float | None = None,     # std of embeddings and of an untied output head
+    residual: str | float | None = None,    # of each branch: 'depth', 'zero', or a factor
+    batch: torch.Tensor | tuple | Mapping | None = None    # that shows the branches, for residual=
 ) -> InitReport:                      # a row per parameter
     """Initialise a whole model by the fans of its modules (`fans`), all or nothing.
 
@@ -563,17 +685,29 @@ def init_(
     nn.Sequential, with nothing but activations between, over which the gain would lose length or
     gradient by e² or more: there the edge trained no worse at 20 and far better at 50 (lesson 10);
     others take the gain. For ReLU both are the same. What has no
-    activation before it ('auto'), is recurrent, or has no edge keeps its gain."""
+    activation before it ('auto'), is recurrent, or has no edge keeps its gain.
+
+    Residual models (lesson 12): residual='depth' multiplies what each of L branches adds by 1/√L
+    (GPT-2's rule), 'zero' zeroes it, a number is the factor. The branches are found by running the
+    model on `batch`: a tensor, a tuple of arguments, or a dictionary of keyword arguments. Smaller
+    become the weights and biases of the layers that end a branch, or, where a norm follows them,
+    that norm's weight. What a rule's std or gain sets, what is excluded, frozen or tied stays, and
+    so does a branch whose own scale (LayerScale, ReZero) is as small; the report says so."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}, expected a torch.nn.Module.")
     sources = [torch.default_generator] + ([] if generator is None else [generator])
     states, before = [s.get_state() for s in sources], []
     try:
+        _branch_options(residual, batch, embedding, embedding_std)
+        if embedding is None: embedding = embedding_std
         base = _how(_How(), dict(
             scheme=scheme, nonlinearity=nonlinearity, mode=mode, bias=bias, gain=gain, std=std,
             bias_std=bias_std, embedding=embedding, norms=norms, start=start))
         base = replace(base, given=base.given & {'gain'})
         plan = _plan(model, base, _rules({} if rules is None else rules, base), exclude)
+        if embedding_std is not None: plan = _heads(plan, embedding_std)
+        if residual is not None:                   # a later notebook's: lesson 12
+            plan = importlib.import_module('initnotes.stream').weighed(plan, model, residual, batch)
         return _execute(plan, generator, seed_by_name, before)
     except BaseException:                          # Ctrl-C too leaves the model as it was
         for s, state in zip(sources, states): s.set_state(state)
