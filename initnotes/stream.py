@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['BranchReport', 'branches', 'weighed']
 
-# %% ../nbs/12a_branches.ipynb #81547cd6
-import heapq, importlib, re
+# %% ../nbs/12a_branches.ipynb #c2f47ff5
+import heapq, re
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -670,7 +671,7 @@ class _Scales:
 
 def _also(note, more): return '; '.join(filter(None, (note, more)))
 
-# %% ../nbs/12a_branches.ipynb #381c7283
+# %% ../nbs/12a_branches.ipynb #5686f348
 def weighed(
     plan: list,                 # of `init_`: what becomes of each parameter
     model: nn.Module,
@@ -681,7 +682,10 @@ def weighed(
     inner = _unwrapped(model, (), {})[0]
     prefix = next(f'{n}.' if n else '' for n, m in model.named_modules() if m is inner)
     args, kwargs = ((), dict(batch)) if isinstance(batch, Mapping) else (batch, {})
-    rows = branches(inner, *(args if isinstance(args, tuple) else (args,)), **kwargs)
+    try: rows = branches(inner, *(args if isinstance(args, tuple) else (args,)), **kwargs)
+    finally:      # after a run FSDP keeps some parameters whole, and would not see what is written
+        for m in inner.modules():
+            if hasattr(m, 'unshard') and hasattr(m, 'reshard'): m.reshard()
     if not rows:
         raise InputError(f"residual={residual!r} weighs branches, and {type(inner).__name__} has "
                          "none with this batch (no sum of a signal and what layers make of it): "
