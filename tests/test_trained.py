@@ -122,6 +122,8 @@ def test_writers(data, net, blocks):
         writes = k in zero.writers
         assert torch.allclose(d, u/math.sqrt(branches) if writes else u)
         assert z.any() != writes
+    for k, b in enumerate(zero.b):
+        if k not in zero.writers: b += torch.randn_like(b)   # what is zero is not zero by chance
     bare = ex.started(arm(net, start='zero', depth=2), [0], x)[0]
     ends = [0] if net == 'gpt' else [0, -1]   # a GPT's head is its embedding
     bare.w, bare.b = ([p[k] for k in ends] for p in (zero.w, zero.b))
