@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BranchReport', 'branches', 'weighed']
 
-# %% ../nbs/12a_branches.ipynb #694fba97
-import heapq, importlib, re
+# %% ../nbs/12a_branches.ipynb #c2f47ff5
+import heapq, re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from .report import InputError, Report
-from .layers import RECURRENT, fans_of, local, modules_of, parameters_of
+from .layers import NORMS, RECURRENT, fans_of, local, modules_of, parameters_of
 from .undisturbed import undisturbed
 from .init import _ALONE, _refuse_empty
 from .hooks import _Called, _hookable, first_tensor
@@ -172,7 +172,7 @@ def _signal_first(nodes, sizes=False):
     large = max(n.size for n in nodes) if sizes else 0
     return sorted(reversed(nodes), key=lambda n: (n.size < large, _gating(n)))
 
-# %% ../nbs/12a_branches.ipynb #a8c9efd4
+# %% ../nbs/12a_branches.ipynb #4c95653b
 def _product(known, name, given, nodes, size):
     "Of a signal and a weight, or of two signals."
     first = given.get('self') if name.startswith(('addmm', 'addmv', 'badd', 'addbmm')) else None
@@ -194,7 +194,8 @@ def _product(known, name, given, nodes, size):
 def _sum(known, name, given, nodes, params, size):
     "Of two signals, or of a signal and something fixed."
     if not name.startswith('addc'):
-        if len(nodes) == 2: return known.node('add', name, nodes, size=size)
+        if len(nodes) == 2:
+            return known.node('add', name, nodes[::-1 if name == 'rsub' else 1], size=size)
         return known.node('other', name, nodes, shifts=params, size=size)
     factors = [given['tensor1'], given['tensor2']]
     two = [n for n in map(known.of, factors) if isinstance(n, _Node)]
@@ -228,7 +229,7 @@ def _offset(known, scale, params):
     more = scale.detach().flatten().double() - p.detach().flatten().double()
     return round(more.mean().item(), 2)
 
-# %% ../nbs/12a_branches.ipynb #114536e8
+# %% ../nbs/12a_branches.ipynb #2b4a0fa3
 def _made(known, name, given, tensors, out):
     "What an operation has made: a node, something fixed, or _INDEX."
     whats = [known.of(t) for t in tensors]
@@ -238,9 +239,11 @@ def _made(known, name, given, tensors, out):
     if _BLANK.fullmatch(name): return _Fixed()
     if not nodes:
         index = any(w is _INDEX for w in whats)
-        at = known.running[-1][1]       # a layer whose input is a parameter too: learned queries
-        layer = product and params and at in {_storage(t)[0] for t in tensors}
-        if not index and (not layer or 'embedding' in name): return _Fixed(frozenset(params))
+        stream = next((t for t in tensors if _storage(t)[0] == known.running[-1][1]), None)
+        if not index and stream is not None and known.fixed(stream):    # learned queries
+            known.hold(stream, known.node('source', 'parameter', size=stream.numel()))
+            return _made(known, name, given, tensors, out)
+        if not index: return _Fixed(frozenset(params))
         if not out.is_floating_point(): return _INDEX
         return known.node('weight' if params else 'source', name, params=params, size=size)
     if name == 'copy': return known.of(given['src'])
@@ -290,18 +293,20 @@ class _Flow(TorchDispatchMode):
             return t.zero_() if in_place else torch.zeros_like(t)
         return tree_map(zeros, things)
 
-# %% ../nbs/12a_branches.ipynb #fbc9bef1
+# %% ../nbs/12a_branches.ipynb #d508e3ac
 class _Enter(_Called):
     "Before a module runs."
     def __init__(self, look, name): self.look, self.name = look, name
     def __call__(self, module, args, kwargs):
         known, x = self.look.known, first_tensor((args, kwargs))
-        layer = x is not None and fans_of(module) is not None
+        layer = x is not None and (isinstance(module, NORMS) or fans_of(module) is not None)
         known.running.append((self.name, _storage(x)[0] if layer else None))
         for key, p in module._parameters.items():
             n = self.look.names.get((module, key))
             if p is not None and n: known.hold(p, _Fixed(frozenset([n])))
-        self.look.open.append((None if x is None else known.of(x), x))
+        before = None if x is None else known.of(x)
+        kept = x.clone() if self.name in self.look.blocks else None    # it may be written
+        self.look.open.append((before, kept))
 
 class _Leave(_Called):
     "After it ran."
@@ -311,7 +316,8 @@ class _Leave(_Called):
         (before, x), (name, _) = self.look.open.pop(), known.running.pop()
         self.look.calls.append((name, before, None if y is None else known.of(y)))
         if name in self.look.blocks:
-            self.look.kept[name] = self.look.kept.get(name, True) and _same(x, y)
+            same = _same(x, y) or _same(x.relu(), y)
+            self.look.kept[name] = self.look.kept.get(name, True) and same
 
 def _same(x, y):
     "Are two tensors equal, bit for bit?"
@@ -380,11 +386,11 @@ class _Found(NamedTuple):
     branch: _Node           # what is added
     skip: str               # 'identity' or 'projection'
 
-# %% ../nbs/12a_branches.ipynb #32039106
+# %% ../nbs/12a_branches.ipynb #69b6d668
 class _Search:
     "Goes back from both sides of an addition."
     def __init__(self, at: _Node):
-        self.at, self.heap, self.ways, self.seen = at, [], {}, []
+        self.at, self.heap, self.ways = at, [], {}
         for side in (0, 1): self.reach(at.came[side], side, _Way())
 
     def reach(self, node: _Node, side: int, way: _Way):
@@ -402,7 +408,6 @@ class _Search:
             for side, way in enumerate(two):
                 for n in node.came if way else (): self.reach(n, side, way.on(node, n))
             yield node, two
-            self.seen.append(node)
 
     def hopeless(self, met: bool) -> bool:
         "Can nothing more be found? `met`: the sides have met behind weights."
@@ -410,16 +415,17 @@ class _Search:
         if not all(each): return True
         return not any(w.clear or not met and w.weights < 2 for ways in each for w in ways)
 
-# %% ../nbs/12a_branches.ipynb #1ba68750
-def _split(at):
-    "Where the two sides of an addition come apart, and which of them is the branch; or None."
+# %% ../nbs/12a_branches.ipynb #6e6c3b4c
+def _split(at, uses):
+    """Where the two sides of an addition come apart, and which of them is the branch; or None.
+    `uses`: of each parameter, in how many products."""
     search, first = _Search(at), None
     for node, two in search.nodes():
         if all(two):
             apart = two[0].parts and two[1].parts             # two different parts of it
             for side, (skip, branch) in enumerate((two, two[::-1])):
-                whole = at.came[side].size == at.size
-                if skip.clear and branch.weights and whole and not apart:
+                if at.came[side].size < at.size or side and 'sub' in at.op: continue
+                if skip.clear and branch.weights and not apart:
                     return _Found(at, node, at.came[1 - side], 'identity')
             if not (two[0].weights and two[1].weights): return None
             if first is None and not apart: first = node, two
@@ -428,7 +434,7 @@ def _split(at):
     for side, (skip, branch) in enumerate((first[1], first[1][::-1])):
         if skip.weights == 1 and branch.weights > 1 and not branch.gated:
             own = next(_weights_before(at.came[side]), None)
-            if own and not any(n is not own and {*n.params} & {*own.params} for n in search.seen):
+            if own and max(uses[p] for p in own.params) == 1:
                 return _Found(at, first[0], at.came[1 - side], 'projection')
 
 def _weights_before(node):
@@ -441,7 +447,7 @@ def _weights_before(node):
         if n.kind == 'weight': yield n
         else: todo += n.came[:1] if n.kind == 'gate' else n.came
 
-# %% ../nbs/12a_branches.ipynb #c4f41345
+# %% ../nbs/12a_branches.ipynb #17cd62a0
 class _Written(NamedTuple):
     "What is met on the way back from what a branch adds."
     weights: list           # the writers' nodes
@@ -475,8 +481,9 @@ def _written(found):
 
 def _branches(nodes):
     "All branches. The sum of two parallel ones is not one more, though it may look like it."
+    uses = Counter(p for n in nodes if n.kind == 'weight' for p in n.params)
+    found = [s for n in nodes if n.kind == 'add' and (s := _split(n, uses))]
     used = Counter(m for n in nodes for m in n.came)
-    found = [s for n in nodes if n.kind == 'add' and (s := _split(n))]
     found = [s for s in found if 'sub' not in s.at.op or used[s.branch] < 2]      # a GRU's h − n
     pairs = [(s, w) for s in found if (w := _written(s)).weights]
     inner = {n for s, w in pairs if s.skip == 'identity' for n in w.sums}
@@ -569,7 +576,7 @@ def branches(
     if blocks := _blocks(look.calls, pairs): _confirm(model, rows, blocks, batch, kwargs)
     return BranchReport(rows)
 
-# %% ../nbs/12a_branches.ipynb #7d1c0a02
+# %% ../nbs/12a_branches.ipynb #1809252e
 def _size(d):
     "Root mean square of a parameter as the plan leaves it."
     if d.why is None: return (d.std**2 + d.mean**2)**.5
@@ -591,8 +598,7 @@ def _standing(d, draws, asked, options):
         return f"what comes out of {kind} is not proportional to its weights"
     if 'norms' not in options: return d.why
 
-
-# %% ../nbs/12a_branches.ipynb #7d1c0a03
+# %% ../nbs/12a_branches.ipynb #5a3968b3
 class _Scales:
     "What shall be multiplied by the factor, or why not."
     def __init__(self, draws: dict, factor: float):
@@ -665,8 +671,7 @@ class _Scales:
 
 def _also(note, more): return '; '.join(filter(None, (note, more)))
 
-
-# %% ../nbs/12a_branches.ipynb #7d1c0a04
+# %% ../nbs/12a_branches.ipynb #5686f348
 def weighed(
     plan: list,                 # of `init_`: what becomes of each parameter
     model: nn.Module,
@@ -703,4 +708,3 @@ def weighed(
             return replace(d, why=_ALONE['rescale'])
         return replace(d, note=_also(d.note, f'not weighed: {left[name]}')) if name in left else d
     return [done(d) for d in plan]
-

@@ -210,7 +210,8 @@ def test_no_table(tmp_path):
     with pytest.raises(InputError, match='make experiments'): ex.read_results(tmp_path/'t.csv')
 
 @pytest.mark.parametrize('bad', [dict(start='lucky'), dict(optimiser='Lion'), dict(rate=0.),
-                                 dict(depth=5, residual=True), dict(trained='middle'),
+                                 dict(depth=5, residual=True), dict(residual='lstm'),
+                                 dict(trained='middle'),
                                  dict(activation='lucky')])
 def test_bad_arms(bad):
     with pytest.raises(InputError, match=str(next(iter(bad.values()))).replace('.', '[.]')):
@@ -266,10 +267,10 @@ def test_lessons_declare_what_the_tables_hold():
 @pytest.mark.slow
 def test_a_sample_of_rows_trained_again():
     "Of arms at their best rate; each new result lies in the stored distribution."
-    data, draw = ex.pooled(), torch.Generator().manual_seed(SEED)
-    for name in tool.declared():
+    draw = torch.Generator().manual_seed(SEED)
+    for name, e in tool.declared().items():
         rows = ex.read_results(ROOT/'nbs'/'experiments'/f'{name}.csv')
         tops = {ex.arm_of(r) for r in ex.best(rows) if r['learns']}
         some = [r for r in rows if ex.arm_of(r) in tops]
         chosen = torch.randperm(len(some), generator=draw)[:12].tolist()
-        ex.again(rows, [some[i] for i in chosen], data)
+        ex.again(rows, [some[i] for i in chosen], e.data())

@@ -29,9 +29,9 @@ def main():
     if unknown := [n for n in sys.argv[1:] if n not in known]:
         sys.exit(f"no experiment {unknown[0]!r}, expected some of {', '.join(known)}")
     torch.set_num_threads(1)    # on small nets more only wait for one another
-    data = experiments.pooled()
     for name in sys.argv[1:] or known:
-        rows = experiments.run(known[name], ROOT/'nbs'/'experiments'/f'{name}.csv', data)
+        e = known[name]
+        rows = experiments.run(e, ROOT/'nbs'/'experiments'/f'{name}.csv', e.data())
         print(f'{name}: {len(rows):,} nets')
 
 if __name__ == '__main__': main()

@@ -1,0 +1,162 @@
+"The small GPT and the conv net: stacked nets are PyTorch's, and so is their training."
+import math
+from dataclasses import replace
+
+import pytest, torch
+import torch.nn.functional as F
+from torch import nn
+
+from initnotes import experiments as ex
+from initnotes import init_
+from initnotes import trained as tr
+
+SEED = 78
+
+def arm(net, **k):
+    own = dict(gpt=dict(depth=2, activation='gelu'), conv=dict(depth=6, activation='relu'))[net]
+    return ex.Arm(**dict(start='depth', residual=net, optimiser='Adam', rate=.003, width=8, steps=6,
+                         batch=8) | own | k)
+
+@pytest.fixture
+def data(request):
+    "Text, or images of 6 × 6."
+    def some(n, net):
+        return (torch.randint(10, (2, n, 5)) if net == 'gpt'
+                else (torch.randn(n, 36), torch.randint(10, (n,))))
+    return {net: (*some(100, net), *some(30, net)) for net in ('gpt', 'conv')}
+
+class Block(nn.Module):
+    "Of a GPT, with PyTorch's own attention."
+    def __init__(self, d):
+        super().__init__()
+        self.norm = nn.LayerNorm(d, elementwise_affine=False)
+        self.attention = nn.MultiheadAttention(d, 4, batch_first=True)
+        self.up, self.down = nn.Linear(d, 4*d), nn.Linear(4*d, d)
+
+    def forward(self, h):
+        z, t = self.norm(h), h.shape[1]
+        mask = torch.full((t, t), -math.inf).triu(1)
+        h = h + self.attention(z, z, z, attn_mask=mask, need_weights=False)[0]
+        return h + self.down(F.gelu(self.up(self.norm(h))))
+
+    def linears(self):
+        a = self.attention
+        return [(a.in_proj_weight, a.in_proj_bias), (a.out_proj.weight, a.out_proj.bias),
+                (self.up.weight, self.up.bias), (self.down.weight, self.down.bias)]
+
+class Plain(nn.Module):
+    "Net i of a stack, in plain PyTorch."
+    def __init__(self, net, i):
+        super().__init__()
+        self.gpt = isinstance(net, tr.GPT)
+        d = net.w[0].shape[2]
+        with torch.no_grad():
+            if self.gpt:
+                self.embedding = nn.Parameter(net.w[0][i].clone())
+                self.position = nn.Parameter(net.b[0][i].clone())
+                self.blocks = nn.ModuleList(Block(d) for _ in net.w[1::4])
+                here = [two for b in self.blocks for two in b.linears()]
+                there = zip(net.w[1:], net.b[1:])
+            else:
+                shapes = [w.shape[1:] for w in net.w]
+                self.convs = nn.ModuleList(nn.Conv2d(n//9, c, 3, 2 if k == 0 else 1, 1)
+                                           for k, (n, c) in enumerate(shapes[:-1]))
+                self.head = nn.Linear(*shapes[-1])
+                here = [(m.weight, m.bias) for m in (*self.convs, self.head)]
+                there = zip(net.w, net.b)
+            for (w, b), (ws, bs) in zip(here, there, strict=True):
+                w.copy_(ws[i].T.view(w.shape))
+                b.copy_(bs[i, 0])
+
+    def forward(self, x):
+        if self.gpt:
+            h = self.embedding[x] + self.position
+            for b in self.blocks: h = b(h)
+            return F.layer_norm(h, h.shape[-1:]) @ self.embedding.T
+        first, *inner = self.convs
+        h = first(x.unflatten(1, (1, 6, 6)))
+        for a, b in zip(inner[::2], inner[1::2]): h = h + b(F.relu(a(h)))
+        return self.head(h.mean((2, 3)))
+
+STARTS = [('gpt', s) for s in ('unscaled', 'depth', 'zero', 'GPT-2', 'PyTorch')]
+STARTS += [('conv', s) for s in ('default', 'unscaled', 'depth', 'zero')]
+
+@pytest.mark.parametrize('net, start', STARTS)
+@pytest.mark.parametrize('optimiser', ['SGD', 'Adam', 'Adam, warm-up'])
+def test_stacked_training_is_plain_training(data, net, start, optimiser):
+    "Net by net, with the same weights and batches: PyTorch's layers, attention and scheduler."
+    a, (x, y, x_valid, y_valid) = arm(net, start=start, optimiser=optimiser), data[net]
+    rows = ex.train(a, range(2), data[net])
+    stack = ex.started(a, range(2), x)[0]
+    for s in range(2):
+        model = Plain(stack, s)
+        opt = getattr(torch.optim, optimiser.partition(',')[0])(model.parameters(), lr=a.rate)
+        slow = torch.optim.lr_scheduler.LambdaLR(
+            opt, lambda k: (k + 1)/50 if 'warm' in optimiser else 1.)
+        order = torch.randperm(100, generator=torch.Generator().manual_seed(s))[:a.steps*a.batch]
+        for i in order.split(a.batch):
+            opt.zero_grad()
+            F.cross_entropy(model(x[i]).flatten(0, -2), y[i].flatten()).backward()
+            opt.step()
+            slow.step()
+        with torch.no_grad(): z = model(x_valid).flatten(0, -2)
+        assert rows[s]['loss'] == pytest.approx(F.cross_entropy(z, y_valid.flatten()).item(), rel=1e-3)
+        right = (z.argmax(1) == y_valid.flatten()).double().mean().item()
+        assert rows[s]['accuracy'] == pytest.approx(right, abs=2.5/y_valid.numel())
+
+@pytest.mark.parametrize('net', ['gpt', 'conv'])
+def test_a_seed_is_the_same_alone(data, net):
+    together, alone = (ex.train(arm(net), seeds, data[net]) for seeds in ([3, 5], [5]))
+    assert together[1]['loss'] == pytest.approx(alone[0]['loss'], rel=1e-4)
+    assert together[0]['loss'] != together[1]['loss']
+
+@pytest.mark.parametrize('net, blocks', [('gpt', 2), ('conv', 2)])
+def test_writers(data, net, blocks):
+    "Blocks whose writers are zero hand the stream on; 'depth' is 'unscaled' by 1/√branches."
+    x = data[net][0]
+    unscaled, depth, zero = (ex.started(arm(net, start=s), [0], x)[0]
+                             for s in ('unscaled', 'depth', 'zero'))
+    branches = blocks*(2 if net == 'gpt' else 1)
+    for k, (u, d, z) in enumerate(zip(unscaled.w, depth.w, zero.w)):
+        writes = k in zero.writers
+        assert torch.allclose(d, u/math.sqrt(branches) if writes else u)
+        assert z.any() != writes
+    bare = ex.started(arm(net, start='zero', depth=2), [0], x)[0]
+    n = 1 if net == 'gpt' else 2   # a GPT without its blocks: embedding, norm, head
+    bare.w, bare.b = zero.w[:1] + zero.w[len(zero.w) - n + 1:], zero.b[:1] + zero.b[len(zero.b) - n + 1:]
+    assert torch.allclose(bare(x[None, :4]), zero(x[None, :4]), atol=1e-6)
+
+def close_to(x, std):
+    "Whether normal or uniform numbers have this standard deviation: within five standard errors."
+    return abs(x.square().mean().sqrt()/std - 1) < 5/math.sqrt(2*x.numel())
+
+def test_starts_of_the_gpt_are_what_their_names_say(data):
+    a = arm('gpt', width=32)
+    nets = {s: ex.started(replace(a, start=s), range(2), data['gpt'][0])[0]
+            for s in ('PyTorch', 'PyTorch, embedding .02', 'GPT-2', 'unscaled', 'zero, embedding 1')}
+    for name, std in zip(nets, (1., .02, .02, .02, 1.)):
+        assert close_to(nets[name].w[0], std) and close_to(nets[name].b[0], std)
+    for k, w in enumerate(nets['GPT-2'].w[1:], 1):
+        assert close_to(w, .02/math.sqrt(4) if k % 2 == 0 else .02)
+    linear = nn.Linear(32, 96)
+    assert close_to(nets['PyTorch'].w[1], linear.weight.std().item())
+    report = [r for r in init_(nn.Sequential(nn.Linear(32, 96), nn.GELU(), nn.Linear(96, 8)),
+                               nonlinearity='auto') if r['parameter'] == '2.weight']
+    gelu = report[0]['std_asked']*math.sqrt(96)
+    assert close_to(nets['unscaled'].w[4], gelu/math.sqrt(128))
+
+def test_the_text_has_the_sources_chances():
+    "Of the commonest pair, the next character's shares; five standard errors of a binomial."
+    p, (x, y, *_) = tr.source(), tr.written(n_train=2000)
+    assert torch.allclose(p.sum(-1), torch.ones_like(p[..., 0]))
+    last, before, after = x[:, 1:].flatten(), x[:, :-1].flatten(), y[:, 1:].flatten()
+    pairs = 10*before + last
+    top = pairs.bincount().argmax().item()
+    seen = after[pairs == top].bincount(minlength=10)
+    chances = p[top//10, top % 10]
+    se = (chances*(1 - chances)/seen.sum()).sqrt()
+    assert ((seen/seen.sum() - chances).abs() <= 5*se + 1/seen.sum()).all()
+    two, one, best = tr.limits(p)
+    assert two < one < math.log(10) and .1 < best < 1
+    even = tr.limits(torch.full((10, 10, 10), .1, dtype=torch.float64))
+    assert even == pytest.approx((math.log(10), math.log(10), .1))
