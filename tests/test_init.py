@@ -1,5 +1,6 @@
 "init_: every kind of model, rules, ties, and all or nothing."
-import copy, fnmatch, itertools, math, re, warnings
+import copy, fnmatch, itertools, math, os, re, subprocess, sys, warnings
+from pathlib import Path
 
 import pytest, torch
 import torch.nn.functional as F
@@ -1208,7 +1209,7 @@ def test_what_a_branch_adds_is_multiplied(block, taken, residual):
     model, states = nn.Sequential(copy.deepcopy(block)), {}
     for r in (1., residual):
         torch.manual_seed(0)
-        report = init_(model, bias_std=.1, norms='reset', residual=r, batch=X)
+        report = init_(model, bias_std=.1, norms='reset', seed_by_name=True, residual=r, batch=X)
         states[r] = [p.detach().clone() for p in model.parameters()]
     noted = [r['parameter'] for r in report if r['note']]
     assert [n.removeprefix('0.').removeprefix('f.') for n in noted] == taken.split()
@@ -1272,6 +1273,51 @@ def test_the_module_inside_wrappers_is_run(wrap):
     torch.manual_seed(0); plain = linear(); init_(plain, residual='depth', batch=X)
     torch.manual_seed(0); inner = linear(); init_(wrap(inner), residual='depth', batch=X)
     assert same(values(plain), values(inner))
+
+SHARDED = """
+import os, torch, torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from initnotes.init import init_
+dist.init_process_group('gloo')
+mesh, rank = init_device_mesh('cpu', (2,)), dist.get_rank()
+class RMS(nn.Module):
+    def __init__(self): super().__init__(); self.weight = nn.Parameter(torch.full((8,), 3.))
+    def forward(self, x): return x*(x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()*self.weight
+class Block(nn.Module):
+    def __init__(self, *f): super().__init__(); self.f = nn.Sequential(*f)
+    def forward(self, x): return x + self.f(x)
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), Block(RMS(), nn.Linear(8, 8)),
+                         Block(nn.Linear(8, 8), RMS()), nn.Linear(8, 2))
+x = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+whole, parts, found = net(), net(), []
+for layer in parts[1:3]: fully_shard(layer, mesh=mesh)
+fully_shard(parts, mesh=mesh)
+for model, data in ((whole, x), (parts, x.chunk(2)[rank])):
+    torch.manual_seed(2)
+    found.append(init_(model, residual='depth', batch=data, norms='reset'))
+assert list(found[0]) == list(found[1])
+assert sum('1/√2' in (r['note'] or '') for r in found[0]) == 2
+for p, q in zip(whole.parameters(), parts.parameters()): assert torch.equal(p, q.full_tensor())
+assert torch.equal(whole(x).chunk(2)[rank], parts(x.chunk(2)[rank]))   # what was written is used
+dist.barrier()
+dist.destroy_process_group()
+os._exit(0)
+"""
+
+@pytest.mark.slow
+def test_branches_of_a_sharded_model(tmp_path):
+    "On two processes, each with half of the batch: the numbers of one process with all of it."
+    (tmp_path/'worker.py').write_text(SHARDED)
+    root = str(Path(__file__).parents[1])
+    env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=root)
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                           '--nproc-per-node=2', tmp_path/'worker.py'],
+                          capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 @pytest.mark.parametrize('kw, words', [
     (dict(residual='depth'), 'batch is NoneType'), (dict(batch=X), 'residual='),
