@@ -1154,12 +1154,14 @@ class Fails(Scale):
 
 @pytest.mark.parametrize('module, roles', [
     (Scale(), {'gamma': ('rescale', 0.)}), (Scale(shape=(1,)), {'gamma': ('rescale', 0.)}),
-    (Scale(shape=(8, 1, 1)), {'gamma': ('rescale', 0.)}), (Scale(1., ()), {'gamma': ('rescale', 0.)}),
+    (Scale(shape=(8, 1, 1)), {'gamma': ('rescale', 0.)}),
+    (Scale(1., ()), {'gamma': ('rescale', 0.)}),
     (Scale(shift=True), dict.fromkeys(['gamma', 'beta'], ('rescale', 0.))),
     (RMSNorm(), {'weight': ('scale', 0.)}), (RMSNorm(1.), {'weight': ('scale', 1.)}),
     (ChannelNorm(), {'weight': ('scale', 0.), 'bias': ('shift', 0.)}),
     (Position(), {}), (Swish(), {}), (Mixer(), {}), (Skip(), {}), (Fails(), {}), (ReZero(), {}),
-    (nn.PReLU(), {}), (nn.PReLU(8), {}), (nn.Linear(8, 8), {}), (nn.ParameterList([torch.ones(3)]), {})])
+    (nn.PReLU(), {}), (nn.PReLU(8), {}), (nn.Linear(8, 8), {}),
+    (nn.ParameterList([torch.ones(3)]), {})])
 def test_natures(module, roles):
     before, state = values(module), torch.get_rng_state()
     assert ours._nature(module) == roles
@@ -1224,21 +1226,16 @@ def test_what_a_branch_adds_is_multiplied(block, taken, residual):
 def lstm(): return Block(nn.LSTM(8, 8, batch_first=True))
 def normed():
     return Block(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)))
-def sharing(other):
-    model = nn.Sequential(linear(), linear())
-    model[0].f[3].weight = model[1].f[1].weight = nn.Parameter(torch.empty(16, 16))
-    return model
 def frozen_last(): b = linear(); b.f[3].requires_grad_(False); return b
-def first_shared():
-    last = nn.Linear(8, 8)
-    return nn.Sequential(last, Block(nn.Tanh(), nn.Linear(8, 8)))
 
 @pytest.mark.parametrize('block, kw, words', [
     (lstm(), {}, 'LSTM is not proportional'), (normed(), {}, 'parametrised'),
     (frozen_last(), {}, 'frozen'), (linear(), dict(exclude='0.f.3'), 'excluded'),
     (linear(), dict(rules={'0.f.3': .02}), 'the rule for 0.f.3 counts'),
-    (linear(), dict(rules={'0': None}), 'the rule for 0'), (linear(), dict(rules={'0': dict(gain=1)}), 'rule for 0'),
-    (Block(nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=False)), {}, 'norm without a weight'),
+    (linear(), dict(rules={'0': None}), 'the rule for 0'),
+    (linear(), dict(rules={'0': dict(gain=1)}), 'rule for 0'),
+    (Block(nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=False)), {},
+     'norm without a weight'),
     (Block(nn.Linear(8, 8), nn.LayerNorm(8)), dict(exclude=nn.LayerNorm), 'excluded'),
     (Block(nn.Linear(8, 8), nn.LayerNorm(8)), dict(rules={nn.LayerNorm: dict(norms=1.)}), 'rule'),
     (Block(nn.Linear(8, 8), Scale()), {}, 'is as small already: 0.0001'),
@@ -1249,7 +1246,8 @@ def test_a_branch_that_is_not_weighed(block, kw, words):
     mine = [r['note'] or '' for r in report if r['parameter'].startswith('0')]
     assert any('not weighed: ' in note and words in note for note in mine), mine
     assert not any('residual' in note for note in mine)
-    assert any('1/√2 behind 2' in (r['note'] or '') for r in report if r['parameter'] == '1.f.3.weight')
+    other, = [r['note'] for r in report if r['parameter'] == '1.f.3.weight']
+    assert '1/√2 behind 2' in other
 
 def test_a_scale_of_the_block_is_known_by_the_run():
     found = rows(nn.Sequential(ReZero(), linear()), residual='zero', batch=X)
@@ -1268,7 +1266,8 @@ def test_a_writer_that_is_shared_stays():
     found = rows(model, residual='zero', batch=X)
     assert 'shared with' in found['0.weight']['note'] and found['0.weight']['std_drawn'] > 0
 
-@pytest.mark.parametrize('wrap', [torch.compile, nn.DataParallel, lambda m: nn.DataParallel(torch.compile(m))])
+@pytest.mark.parametrize('wrap', [torch.compile, nn.DataParallel,
+                                  lambda m: nn.DataParallel(torch.compile(m))])
 def test_the_module_inside_wrappers_is_run(wrap):
     torch.manual_seed(0); plain = linear(); init_(plain, residual='depth', batch=X)
     torch.manual_seed(0); inner = linear(); init_(wrap(inner), residual='depth', batch=X)
@@ -1323,7 +1322,8 @@ def test_branches_of_a_sharded_model(tmp_path):
     (dict(residual='depth'), 'batch is NoneType'), (dict(batch=X), 'residual='),
     (dict(residual='deep', batch=X), "'depth'"), (dict(residual=True, batch=X), 'True'),
     (dict(residual=-.1, batch=X), 'from 0 up'), (dict(residual=math.nan, batch=X), 'finite'),
-    (dict(residual='depth', batch=[X]), 'batch is list'), (dict(residual=torch.ones(2), batch=X), 'residual is'),
+    (dict(residual='depth', batch=[X]), 'batch is list'),
+    (dict(residual=torch.ones(2), batch=X), 'residual is'),
     (dict(embedding=.1, embedding_std=.1), 'both set'), (dict(embedding_std=-1), 'from 0 up'),
     (dict(embedding_std=True), 'finite'), (dict(residual='depth', batch=()), 'no tensor'),
     (dict(residual='zero', batch=X, rules={'*': .02}), 'can weigh none of 1 branches')])
@@ -1333,7 +1333,8 @@ def test_branch_options_that_cannot_be_meant(kw, words):
     with pytest.raises(InputError, match=words): init_(model, **kw)
     assert same(before, values(model)) and torch.equal(state, torch.get_rng_state())
 
-@pytest.mark.parametrize('model', [nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))])
+@pytest.mark.parametrize('model', [
+    nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))])
 def test_a_model_without_branches_is_refused(model):
     before = values(model)
     with pytest.raises(InputError, match='has none with this batch'):
@@ -1358,8 +1359,9 @@ def test_an_untied_head_is_drawn_as_an_embedding(positions):
 def test_gpt2_begins_at_ln_v(tied, kw):
     "The first loss is ln V + s²/2: s² is the variance of the logits, the targets are random."
     transformers = pytest.importorskip('transformers')
-    config = transformers.GPT2Config(vocab_size=1000, n_embd=192, n_layer=12, n_head=6, n_positions=64,
-                                     bos_token_id=0, eos_token_id=0, tie_word_embeddings=tied)
+    config = transformers.GPT2Config(vocab_size=1000, n_embd=192, n_layer=12, n_head=6,
+                                     n_positions=64, bos_token_id=0, eos_token_id=0,
+                                     tie_word_embeddings=tied)
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(config).eval()
     def start(seed):
@@ -1373,8 +1375,10 @@ def test_gpt2_begins_at_ln_v(tied, kw):
         report = init_(model, residual='depth', embedding_std=.02, batch=dict(input_ids=ids), **kw)
         excess, se, half = start(seed)
         assert abs(excess - half) < 5*se and half < .2
-    noted = [r['parameter'] for r in report if 'residual: 1/√24 behind 24 branches' in (r['note'] or '')]
-    assert noted == [f'transformer.h.{k}.{n}.c_proj.weight' for k in range(12) for n in ('attn', 'mlp')]
+    note = 'residual: 1/√24 behind 24 branches'
+    noted = [r['parameter'] for r in report if note in (r['note'] or '')]
+    assert noted == [f'transformer.h.{k}.{part}.c_proj.weight'
+                     for k in range(12) for part in ('attn', 'mlp')]
     if not tied and 'std' in kw: return                    # the head has this std anyway
     init_(model, **kw, embedding=1.)                       # as PyTorch makes it
     assert start(0)[0] > (10 if tied else .5)
