@@ -619,7 +619,7 @@ class _Scales:
         names = {k: [prefix + n for n in row[k]] for k in ('weights', 'norm_weights', 'scales')}
         size = 1.
         for n in names['scales']: size *= _size(self.draws[n])
-        if names['scales'] and size <= self.factor:
+        if names['scales'] and size <= self.factor < 1:
             self.small += 1
             reason = f"{', '.join(names['scales'])} is as small already: {size:.2g}"
         elif row['norm'] and not names['norm_weights']:
