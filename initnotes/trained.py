@@ -6,6 +6,7 @@
 __all__ = ['GPT', 'Conv', 'source', 'limits', 'written', 'normal_', 'weighed_', 'torch_', 'gpt2_', 'WarmedAdam']
 
 # %% ../nbs/11a_trained.ipynb #2c875662
+from collections.abc import Callable, Iterable
 from functools import partial
 import torch
 import torch.nn.functional as F
@@ -161,11 +162,16 @@ STARTS.update({'GPT-2': gpt2_, 'PyTorch': torch_,
 # %% ../nbs/11a_trained.ipynb #7aceaa6d
 class WarmedAdam(torch.optim.Adam):
     "Adam whose rate rises in equal steps to its full size in the first `warm_up` steps."
-    def __init__(self, params, lr, warm_up=50, **kwargs):
+    def __init__(self,
+        params: Iterable,     # tensors to train
+        lr: float,            # the full rate
+        warm_up: int = 50,    # steps
+        **kwargs: object      # as Adam takes them
+    ):
         super().__init__(params, lr=lr, **kwargs)
         self.full, self.warm_up, self.taken = lr, warm_up, 0
 
-    def step(self, closure=None):
+    def step(self, closure: Callable | None = None) -> object:
         self.taken += 1
         for group in self.param_groups: group['lr'] = self.full*min(1., self.taken/self.warm_up)
         return super().step(closure)
