@@ -294,8 +294,11 @@ class _Flow(TorchDispatchMode):
         "The same with zeros in place of what is made from the silenced parameters."
         def zeros(t):
             if self.silenced.isdisjoint(self.known.fixed(t)): return t
-            in_place = any(t is w for w in written) and not isinstance(t, nn.Parameter)
-            return t.zero_() if in_place else torch.zeros_like(t)
+            key, storage = _storage(t)
+            own = all(_storage(p)[0] != key for p in self.known.named.values())
+            if not (own and any(t is w for w in written)): return torch.zeros_like(t)
+            storage.fill_(0)          # it is written here, and read elsewhere
+            return t
         return tree_map(zeros, things)
 
 # %% ../nbs/12a_branches.ipynb #d508e3ac
