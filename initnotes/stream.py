@@ -253,6 +253,8 @@ def _made(known, name, given, tensors, out):
         return known.node('norm', name, nodes[:1], params=scale, shifts=shift, size=size)
     if name in _ADD or name == 'index_put' and given.get('accumulate'):
         return _sum(known, name, given, nodes, params, size)
+    if name == 'mul' and not params and len(whats) == 2 > len(nodes) and _gating(nodes[0]) == 2:
+        return known.node('gate', name, nodes, size=size)           # of a constant
     if name in ('mul', 'div') and (len(nodes) == 2 or params):
         return _multiple(known, name, given, nodes, params, size)
     if name == 'pow' and given.get('exponent') in (.5, -.5): name = 'root'
@@ -379,7 +381,7 @@ class _Way:
         heavy, gate = node.kind == 'weight', node.kind == 'gate'
         return _Way(self.clear and not heavy and not gate, self.weights + heavy,
                     self.parts or node.kind == 'part',
-                    self.gated or gate and to is not node.came[0])
+                    self.gated or gate and (to is not node.came[0] or len(node.came) < 2))
 
     def join(self, other: '_Way | None') -> '_Way':
         "Both ways."
@@ -398,7 +400,7 @@ class _Found(NamedTuple):
 class _Search:
     "Goes back from both sides of an addition."
     def __init__(self, at: _Node):
-        self.at, self.heap, self.ways, self.weights = at, [], {}, set()
+        self.at, self.heap, self.ways, self.products = at, [], {}, []   # parameters
         for side in (0, 1): self.reach(at.came[side], side, _Way())
 
     def reach(self, node: _Node, side: int, way: _Way):
@@ -415,6 +417,7 @@ class _Search:
             two = self.ways.pop(node)
             for side, way in enumerate(two):
                 for n in node.came if way else (): self.reach(n, side, way.on(node, n))
+            if node.kind == 'weight': self.products.append(node.params)
             yield node, two
 
     def hopeless(self, node: _Node, met: bool) -> bool:
@@ -422,15 +425,12 @@ class _Search:
         each = [[w[s] for w in self.ways.values() if w[s]] for s in (0, 1)]
         if not all(each): return True
         if any(w.clear for ways in each for w in ways): return False
-        if node.kind == 'weight':
-            if node.params in self.weights: return True         # a recurrence
-            self.weights.add(node.params)
+        if node.kind == 'weight' and node.params in self.products[:-1]: return True   # recurrence
         return met or not any(w.weights < 2 for ways in each for w in ways)
 
 # %% ../nbs/12a_branches.ipynb #aa235da9
-def _split(at, uses):
-    """Where the two sides of an addition come apart, and which of them is the branch; or None.
-    `uses`: of each parameter, in how many products."""
+def _split(at):
+    "Where the two sides of an addition come apart, and which of them is the branch; or None."
     search, first = _Search(at), None
     for node, two in search.nodes():
         if all(two):
@@ -440,13 +440,13 @@ def _split(at, uses):
                 if skip.clear and branch.weights and not apart:
                     return _Found(at, node, at.came[1 - side], 'identity')
             if not (two[0].weights and two[1].weights): return None
-            if first is None and not apart: first = node, two
+            if first is None and not apart: first = node, two, search.products.copy()
         elif search.hopeless(node, first is not None): break
     if first is None: return None
     for side, (skip, branch) in enumerate((first[1], first[1][::-1])):
         if skip.weights == 1 and branch.weights > 1 and not branch.gated:
             own = next(_weights_before(at.came[side]), None)
-            if own and max(uses[p] for p in own.params) == 1:
+            if own and first[2].count(own.params) == 1:
                 return _Found(at, first[0], at.came[1 - side], 'projection')
 
 def _weights_before(node):
@@ -493,8 +493,7 @@ def _written(found):
 
 def _branches(nodes):
     "All branches. The sum of two parallel ones is not one more, though it may look like it."
-    uses = Counter(p for n in nodes if n.kind == 'weight' for p in n.params)
-    found = [s for n in nodes if n.kind == 'add' and (s := _split(n, uses))]
+    found = [s for n in nodes if n.kind == 'add' and (s := _split(n))]
     used = Counter(m for n in nodes for m in n.came)
     found = [s for s in found if 'sub' not in s.at.op or used[s.branch] < 2]      # a GRU's h − n
     pairs = [(s, w) for s in found if (w := _written(s)).weights]
