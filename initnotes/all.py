@@ -25,4 +25,5 @@ from .depth import *
 from .shape import *
 from .chain import *
 from .stream import *
+from .residual import *
 from .isometry import *

@@ -10,6 +10,7 @@ import functools, math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 import torch
 import torch.distributed as dist
@@ -70,6 +71,7 @@ class _Block(_Target):
     "A module that is set by scaling and shifting the last weight layer called in it."
     state: str = 'waiting'      # then 'measured', while it runs on copies of its input; then 'set'
     found: dict | None = None   # for its row
+    rest: torch.Tensor | None = None   # its output without what it adds to a stream, if it does
 
 # %% ../nbs/09b_calibrate.ipynb #81662def
 #| code-fold: true
@@ -152,7 +154,8 @@ class LsuvReport(Report):
     mean, std: of its output then; se: the std's standard error, its rows taken as independent
     between_batches: √2·se, where these rows are the samples of the batch
     scale, shift: new weight = scale·weight, new bias = scale·bias + shift
-    evaluations: of a block; calls; why: it was left alone; note"""
+    evaluations: of a block; calls; why: it was left alone; note
+    Of a residual block mean and std are of what it adds to the stream, and the note says so."""
     columns = 'layer', 'kind', 'mean_before', 'std_before', 'mean', 'std', 'scale', 'shift'
     def __init__(self, rows: Iterable[dict] = (), std: float = 1., mean: float | None = None,
                  tol: float = 1e-3, moded: Sequence[str] = (), behind: int = 0):
@@ -288,12 +291,12 @@ def _silent(run, found, y, given):
 
 # %% ../nbs/09b_calibrate.ipynb #09b00023
 #| code-fold: true
-def _refuse_flat(run, name, found, y, given):
+def _refuse_flat(run, name, found, y, given, what='its output'):
     "No scale can help an output without variance."
     if not _flat(found, y): return
     x = _first(given)
     zero = ' Its input is all zero.' if x is not None and not x.any() else ''
-    raise LsuvError(f"'{name}': its output is {found.mean:.4g} everywhere (std {found.std:.2g}), "
+    raise LsuvError(f"'{name}': {what} is {found.mean:.4g} everywhere (std {found.std:.2g}), "
                     f"so no scale can give it a std of {run.std:g}.{zero} Look at what comes "
                     "before it, or at the batch.")
 
@@ -467,9 +470,10 @@ class _Fit:
     states: list                 # calls that put the random states back
     out: object                  # the layer's first output, whatever its structure
     z: torch.Tensor              # the tensor in it
-    first: Moments               # of the block's first output
+    first: Moments               # of the block's first output, or of what that adds to a stream
     enters: Moments              # of `z`
     direct: bool                 # the layer is called once: scale and shift may act on `z`
+    called: list                 # the weight layers in the block
 
     def __post_init__(self):
         self.two = self.run.mean is not None and self.last.b is not None
@@ -498,10 +502,15 @@ def _output(fit, u):
     with _forward(fit.last.module, lambda *a, **k: _replaced(fit.out, fit.z, new)):
         return _first(fit.block.module(*args, **kwargs))
 
+def _added(y, rest):
+    "What is added to a stream, or the output itself where there is none."
+    if rest is None: return y
+    return y.float() - rest.float() if y.dtype in _HALF else y - rest
+
 def _measure(fit, u):
-    "Its moments, over all processes."
+    "Its moments, over all processes; of a residual block those of what it adds."
     if u is fit.start: return fit.first
-    return fit.run.moments(_output(fit, u))
+    return fit.run.moments(_added(_output(fit, u), fit.block.rest))
 
 # %% ../nbs/09b_calibrate.ipynb #09b00017
 #| code-fold: true
@@ -512,20 +521,30 @@ def _alive(fit, u):
     share = gathered([(a != b).sum().item(), a.numel()], fit.run.group, a.device)
     return sum(s[0] for s in share)/sum(s[1] for s in share)
 
+def _normed(fit):
+    "Does a norm take the scale of the layer out again?"
+    twice = _measure(fit, [2*fit.start[0], *fit.start[1:]])
+    return abs(twice.std - fit.first.std) < 1e-3*fit.first.std
+
 def _cause(fit, found, count):
     "Why the target was not reached, and what to do."
-    last, first, got = fit.last.name, fit.first, f'std {found.std:.4g} and mean {found.mean:.4g}'
-    twice = _measure(fit, [2*fit.start[0], *fit.start[1:]])
-    rest = _measure(fit, [1e-4*fit.start[0], 0.][:1 + fit.two])
-    if abs(twice.std - first.std) < 1e-3*first.std:
-        return (f"cannot be reached: its output (std {found.std:.4g}, mean {found.mean:.4g}) does "
-                f"not depend on the scale of '{last}', as when a normalisation follows it. Leave "
+    last, adds = fit.last.name, fit.block.rest is not None
+    got = f'std {found.std:.4g} and mean {found.mean:.4g}'
+    if _normed(fit):
+        first = fit.first
+        what, leave = ('what it adds', "Scale that norm's weight yourself, or leave") if adds else (
+            'its output', 'Leave')
+        return (f"cannot be reached: {what} (std {first.std:.4g}, mean {first.mean:.4g}) does "
+                f"not depend on the scale of '{last}', as when a normalisation follows it. {leave} "
                 "this block out.")
+    if adds:
+        return (f'cannot be reached behind the activation that ends the branch: after {count} '
+                f'evaluations {got} were the nearest. Ask for what that can give, or change it.')
+    rest = _measure(fit, [1e-4*fit.start[0], 0.][:1 + fit.two])
     if rest.std > fit.run.std:
         return (f"cannot be reached: with next to nothing from '{last}' its output still has std "
-                f"{rest.std:.4g} (mean {rest.mean:.4g}), from what is added to that, as in a "
-                "residual block. Ask for more than that, set the branch by itself, or first what "
-                "the stream comes from.")
+                f"{rest.std:.4g} (mean {rest.mean:.4g}), from what is added to that. Ask for more "
+                "than that, or set by itself what that comes from.")
     return (f'cannot be reached behind its activation: after {count} evaluations {got} were the '
             'nearest. Ask for what its activation can give, or change that.')
 
@@ -533,7 +552,9 @@ def _check_reached(fit, found):
     "Refuse what was not reached, and what only the dead can give."
     run, u, got = fit.run, found.u, found.got
     asked = f"'{fit.block.name}': std {run.std:g}" + (f' and mean {run.mean:g}' if fit.two else '')
-    if not math.hypot(*fit.off(got)) <= run.tol:
+    if fit.block.rest is not None: asked += ' of what it adds to the stream'
+    by_eps = fit.block.rest is not None and u is not fit.start and _normed(fit)
+    if by_eps or not math.hypot(*fit.off(got)) <= run.tol:     # only a norm's eps acts
         raise LsuvError(f'{asked} {_cause(fit, got, found.count)}')
     if u is fit.start or u[0] <= 3*run.std: return
     share = _alive(fit, u)
@@ -542,6 +563,64 @@ def _check_reached(fit, found):
                         f"(they no longer move with '{fit.last.name}'): std {got.std:.4g}, "
                         f"mean {got.mean:.4g}. "
                         'Ask for what its activation can give, or change that.')
+
+# %% ../nbs/09b_calibrate.ipynb #09b0002b
+#| code-fold: true
+def _handed_on(run, rest, given):
+    "Is it one of the inputs, number for number, in every process?"
+    same = any(t.shape == rest.shape and t.device == rest.device and not (t != rest).any()
+               for t in tree_flatten(given)[0] if isinstance(t, torch.Tensor))
+    return not _total(run, int(not same))
+
+def _see_stream(fit, y, given):
+    "Does the block add to a stream? Then that is measured; or say what to name instead."
+    run, block, last = fit.run, fit.block, fit.last
+    rest = _output(fit, [0., 0.][:1 + fit.two])
+    if rest.shape != y.shape: return
+    found = run.moments(rest)
+    if _flat(found, y) or not math.isfinite(found.std): return
+    if not _handed_on(run, rest, given):
+        if len(rest) > 1 and not _total(run, (rest != rest[:1]).sum().item()): return
+        args, kwargs = _copies(given)
+        rows = import_module('initnotes.stream').branches(block.module, *args, **kwargs)
+        if not rows: return
+        if not _simple(fit, rows, rest): raise LsuvError(_instead(fit, rows))
+    block.rest, what = rest, 'what it adds to the stream'
+    fit.first = _look(run, block.name, _added(y, rest), given)
+    if fit.first.std == fit.first.mean == 0:
+        block.why = (f'{what} is zero: a scale or a norm of zero closes its branch, '
+                     'or its last activation is dead')
+    else: _refuse_flat(run, block.name, fit.first, y, given, what)
+
+def _simple(fit, rows, rest):
+    "Is what the last layer gives simply added at the end, to a shortcut or so?"
+    one, norm = rows[0]['writers'], rows[0]['norm']
+    if len(rows) > 1 or norm or [_full(fit, n) for n in one] != [fit.last.name]: return False
+    a, b = (_added(_output(fit, [k*fit.run.std, 0.][:1 + fit.two]), rest) for k in (1, 2))
+    return fit.run.moments(b - 2*a).std < .01*fit.run.moments(b).std
+
+def _full(fit, name):
+    "The name in the model of what has `name` in the block."
+    own = fit.run.names[fit.block.module]
+    return name if own == '(model)' else own if name == '(model)' else f'{own}.{name}'
+
+def _instead(fit, rows):
+    "Of a block that adds to a stream in another way: what to name, and what not to."
+    run, start = fit.run, fit.start
+    writers = [_full(fit, n) for r in rows if not r['norm'] for n in r['writers']]
+    norms = [_full(fit, n) for r in rows if r['norm'] for n in r['norm_weights'] or [r['norm']]]
+    several = f'{len(rows)} branches add' if len(rows) > 1 else 'a branch adds'
+    said = [f"'{fit.block.name}' hands on a stream, to which {several}: the std of its output is "
+            "not that of a branch."]
+    now, loud = (_measure(fit, [k*start[0], *start[1:]]).std for k in (1, 1e3))
+    if not norms and abs(loud - now) < .01*now:
+        said.append('(A norm follows the last addition: no scale changes the std.)')
+    if writers:
+        said.append(f'Name what writes to it instead: where={list(dict.fromkeys(writers))}.')
+    if norms:
+        said.append("Between what writes and the addition stands a norm: its weight scales what is "
+                    f"added ({', '.join(norms)}). Scale that yourself, or leave this block out.")
+    return ' '.join(said)
 
 # %% ../nbs/09b_calibrate.ipynb #09b00018
 #| code-fold: true
@@ -556,12 +635,14 @@ def _reason(called, y):
     if last.used is None: return None
     return f"its last weight layer, '{last.name}', was adjusted for '{last.used}'"
 
-def _set_block(run, fit):
+def _set_block(run, fit, y, given):
     "Find scale and shift of the block's last weight layer, and set it."
     last, std, mean = fit.last, run.std, run.mean
     others = [[2*std, c] for c in (0., mean, 2*std)] if fit.two else [[std], [5*std]]
     run.solving = True
     try:
+        _see_stream(fit, y, given)
+        if fit.block.why: return _rescale(run, last, 1., 0.) if last.base else None
         measure = functools.partial(_measure, fit)
         found = solve(measure, fit.off, fit.start, run.tol, run.hint, others)
         _check_reached(fit, found)
@@ -570,10 +651,11 @@ def _set_block(run, fit):
     if found.u is not fit.start or last.base is not None:
         _rescale(run, last, scale, shift)
     last.used, run.hint = fit.block.name, found.hint
-    note = f"adjusts '{last.name}'"
-    if mean is not None and not fit.two: note += '; no bias: not centred'
+    notes = [last.module is not fit.block.module and f"adjusts '{last.name}'",
+             fit.block.rest is not None and 'of what it adds to the stream',
+             mean is not None and not fit.two and 'no bias: not centred']
     fit.block.found = dict(before=fit.first, scale=scale, shift=shift, evaluations=found.count,
-                           note=note if last.module is not fit.block.module else None)
+                           note='; '.join(filter(None, notes)) or None)
 
 # %% ../nbs/09b_calibrate.ipynb #09b00020
 #| code-fold: true
@@ -596,7 +678,8 @@ def _before_block(run, block, module, args, kwargs):
         _refuse_flat(run, last.name, enters, z, None)
         direct = last.linear and called.count(last) == 1 and last.module is not module
         inputs = (lambda: copies) if intact else functools.partial(_copies, given)
-        _set_block(run, _Fit(run, block, last, inputs, states, out, z, first, enters, direct))
+        fit = _Fit(run, block, last, inputs, states, out, z, first, enters, direct, called)
+        _set_block(run, fit, y, given)
     for put in states: put()
     block.state = 'set'
 
@@ -607,7 +690,8 @@ def _after_block(run, block, module, args, kwargs, out):
         block.calls += not run.open
         return
     y, block.calls = _first(out), int(not run.open)
-    found = None if y is None or y.is_complex() else _look(run, block.name, y, (args, kwargs))
+    real, rest, block.rest = y is not None and not y.is_complex(), block.rest, None
+    found = _look(run, block.name, _added(y, rest), (args, kwargs)) if real else None
     block.row = run.row(block, y, after=found, **(block.found or dict(before=found)))
 
 # %% ../nbs/09b_calibrate.ipynb #8e9b64b2
@@ -688,7 +772,9 @@ def _plan(model, where, at, exclude):
         raise InputError(f"the {type(model).__name__} holds no layer that lsuv_kinds knows. "
                          "(A scripted or quantised model has none: calibrate before that.)")
     found = layers if where is None else find_modules(model, where).values()
-    chosen = dict.fromkeys(m for m in found if where is None or m not in left)
+    held = {l.module.get_submodule(l.kind.weight.rpartition('.')[0]): l.module
+            for l in layers.values()}     # an attention's out_proj is set as the attention
+    chosen = dict.fromkeys(held.get(m, m) for m in found if where is None or m not in left)
     own = [l for l in layers.values() if l.module in chosen and (l.linear or l.why)]
     alone = {l.module for l in own}
     blocks = [_Block(names[m] or type(m).__name__, m) for m in chosen if m not in alone]
@@ -793,7 +879,8 @@ def lsuv_(
     """Layer-sequential unit-variance initialisation (Mishkin & Matas 2015, arXiv 1511.06422).
 
     In one forward: weight and bias are scaled as the batch flows through, and the output with them.
-    A block (`where`) is set through its last weight layer, by a few more evaluations. Measured in
+    A block (`where`) is set through its last weight layer, by a few more evaluations; a residual
+    one at what it adds to the stream, or the error says which layers to name instead. Measured in
     the mode the model is in, without dropout, over all processes. Tied, frozen and all-zero weights
     are left alone, and reported. Not seen: randomness that is no dropout, and weights used without
     calling their module. When it raises (`InputError`, `LsuvError`), the model is as it was."""

@@ -341,13 +341,14 @@ def _gain(r, how, seen):
 
 
 # %% ../nbs/05a_init.ipynb #6b1c0a02
-_NATURES = {}    # what was found before, by class and shapes
+_NATURES = {}    # what was found before, by class, options and shapes
 
 def _nature(module):
     "Of what only normalizes or rescales, by parameter: role and offset; of anything else {}."
     own = {n: p for n, p in module._parameters.items() if p is not None}
     if any(map(unfit, own.values())): return {}
-    key = type(module), *((n, p.shape) for n, p in own.items())
+    plain = ((k, v) for k, v in vars(module).items() if isinstance(v, (int, float, str)))
+    key = type(module), *plain, *((n, p.shape) for n, p in own.items())
     if key in _NATURES: return _NATURES[key]
     _NATURES[key] = {}
     shape = max((tuple(p.shape) for p in own.values()), key=math.prod, default=())

@@ -34,12 +34,12 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3*width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4*width), nn.Linear(4*width, width)
 
-    def attention(self, x):
+    def attention(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(y.transpose(1, 2).flatten(2))
-    def mlp(self, x): return self.down(F.gelu(self.up(x)))
-    def forward(self, x):
+    def mlp(self, x: torch.Tensor) -> torch.Tensor: return self.down(F.gelu(self.up(x)))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         for branch, norm in zip((self.attention, self.mlp), self.norms):
             x = norm(x + branch(x)) if self.norm == 'post' else x + branch(norm(x))
         return x
@@ -63,6 +63,6 @@ class GPT(nn.Module):
         self.head = nn.Linear(width, vocab, bias=False)
         if tied: self.head.weight = self.token.weight
 
-    def forward(self, ids):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
         x = self.token(ids) + self.place(torch.arange(ids.shape[1], device=ids.device))
         return self.head(self.last(self.blocks(x)))

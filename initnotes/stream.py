@@ -258,10 +258,15 @@ def _made(known, name, given, tensors, out):
     if name == 'pow' and given.get('exponent') in (.5, -.5): name = 'root'
     return known.node('other', name, nodes, shifts=params, size=size)
 
-# %% ../nbs/12a_branches.ipynb #2905d127
+# %% ../nbs/12a_branches.ipynb #28f25b09
 class _Flow(TorchDispatchMode):
     "Notes how the tensors of a forward pass are made from one another."
     supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        "Nothing is compiled here; PyTorch would load its compiler to make sure of that."
+        return False
 
     def __init__(self, known: _Known, silenced: frozenset = frozenset()):
         super().__init__()
@@ -289,8 +294,11 @@ class _Flow(TorchDispatchMode):
         "The same with zeros in place of what is made from the silenced parameters."
         def zeros(t):
             if self.silenced.isdisjoint(self.known.fixed(t)): return t
-            in_place = any(t is w for w in written) and not isinstance(t, nn.Parameter)
-            return t.zero_() if in_place else torch.zeros_like(t)
+            key, storage = _storage(t)
+            own = all(_storage(p)[0] != key for p in self.known.named.values())
+            if not (own and any(t is w for w in written)): return torch.zeros_like(t)
+            storage.fill_(0)          # it is written here, and read elsewhere
+            return t
         return tree_map(zeros, things)
 
 # %% ../nbs/12a_branches.ipynb #d508e3ac
@@ -386,11 +394,11 @@ class _Found(NamedTuple):
     branch: _Node           # what is added
     skip: str               # 'identity' or 'projection'
 
-# %% ../nbs/12a_branches.ipynb #69b6d668
+# %% ../nbs/12a_branches.ipynb #5412612a
 class _Search:
     "Goes back from both sides of an addition."
     def __init__(self, at: _Node):
-        self.at, self.heap, self.ways = at, [], {}
+        self.at, self.heap, self.ways, self.weights = at, [], {}, set()
         for side in (0, 1): self.reach(at.came[side], side, _Way())
 
     def reach(self, node: _Node, side: int, way: _Way):
@@ -409,13 +417,17 @@ class _Search:
                 for n in node.came if way else (): self.reach(n, side, way.on(node, n))
             yield node, two
 
-    def hopeless(self, met: bool) -> bool:
-        "Can nothing more be found? `met`: the sides have met behind weights."
+    def hopeless(self, node: _Node, met: bool) -> bool:
+        "Can nothing more be found before `node`? `met`: the sides have met behind weights."
         each = [[w[s] for w in self.ways.values() if w[s]] for s in (0, 1)]
         if not all(each): return True
-        return not any(w.clear or not met and w.weights < 2 for ways in each for w in ways)
+        if any(w.clear for ways in each for w in ways): return False
+        if node.kind == 'weight':
+            if node.params in self.weights: return True         # a recurrence
+            self.weights.add(node.params)
+        return met or not any(w.weights < 2 for ways in each for w in ways)
 
-# %% ../nbs/12a_branches.ipynb #6e6c3b4c
+# %% ../nbs/12a_branches.ipynb #aa235da9
 def _split(at, uses):
     """Where the two sides of an addition come apart, and which of them is the branch; or None.
     `uses`: of each parameter, in how many products."""
@@ -429,7 +441,7 @@ def _split(at, uses):
                     return _Found(at, node, at.came[1 - side], 'identity')
             if not (two[0].weights and two[1].weights): return None
             if first is None and not apart: first = node, two
-        elif search.hopeless(first is not None): break
+        elif search.hopeless(node, first is not None): break
     if first is None: return None
     for side, (skip, branch) in enumerate((first[1], first[1][::-1])):
         if skip.weights == 1 and branch.weights > 1 and not branch.gated:
@@ -610,7 +622,7 @@ class _Scales:
         names = {k: [prefix + n for n in row[k]] for k in ('weights', 'norm_weights', 'scales')}
         size = 1.
         for n in names['scales']: size *= _size(self.draws[n])
-        if names['scales'] and size <= self.factor:
+        if names['scales'] and size <= self.factor < 1:
             self.small += 1
             reason = f"{', '.join(names['scales'])} is as small already: {size:.2g}"
         elif row['norm'] and not names['norm_weights']:

@@ -800,6 +800,25 @@ def test_targets_behind_activations(make, std_, mean, bias):
     assert all(map(torch.equal, model.parameters(), before))
     assert all(r['evaluations'] == 1 and r['scale'] == 1 and r['shift'] == 0 for r in again)
 
+def additions(model, names, *args, **kw):
+    "What each of these modules adds to its first input, in a fresh forward without dropout."
+    given, handles = {}, []
+    def keep(n, m, a, kw): given.setdefault(n, first([a, kw] if a else kw).detach().clone())
+    for n in names:
+        hook = functools.partial(keep, n)
+        handles.append(model.get_submodule(n).register_forward_pre_hook(hook, with_kwargs=True))
+    fresh = outputs(model, *args, **kw)
+    for h in handles: h.remove()
+    return {n: fresh[n].double() - given[n].double() for n in names}
+
+def adds(model, report, x, names, std_=1., mean=None):
+    for n, y in additions(model, names, x.clone()).items():
+        r = rows(report)[n]
+        assert not r['why'] and 'of what it adds to the stream' in r['note']
+        assert abs(y.std().item()/std_ - 1) <= 1.01e-3, (n, y.std())
+        if mean is not None: assert abs(y.mean().item() - mean) <= 1.01e-3*std_
+        assert r['std'] == pytest.approx(y.std().item(), rel=1e-5)
+
 @pytest.mark.parametrize('make', [Residual, Overwriting, Repeating, Several])
 @pytest.mark.parametrize('mean', [None, 'now'])
 def test_blocks_of_every_kind(make, mean):
@@ -816,10 +835,12 @@ def test_blocks_of_every_kind(make, mean):
     if mean: mean = .9 if make is not Repeating else .05
     old = x.clone()
     report = lsuv_(model, x, at=make, std=goal, mean=mean)
-    held(model, report, x, [f'blocks.{i}' for i in range(3)], goal, mean)
+    check = held if make is Repeating else adds
+    check(model, report, x, [f'blocks.{i}' for i in range(3)], goal, mean)
     assert torch.equal(x, old) and len(report) == 3 and all(r['calls'] == 1 for r in report)
-    assert all(r['note'] == f"adjusts '{r['layer']}.{'b' if make in (Residual, Several) else 'a'}'"
-               for r in report)
+    adds_ = '' if make is Repeating else '; of what it adds to the stream'
+    last = 'b' if make in (Residual, Several) else 'a'
+    assert all(r['note'] == f"adjusts '{r['layer']}.{last}'{adds_}" for r in report)
 
 def test_convolutional_blocks_by_predicate():
     model = nn.Sequential(ConvLayer(1, 8, 5, leak=.1, sub=.4), ConvLayer(8, 8, leak=.1, sub=.4),
@@ -1620,19 +1641,96 @@ def test_a_quantised_child_and_a_weight_that_is_a_buffer_are_named():
         '1.0': 'quantised: its weight is packed, no parameter',
         '2': 'its weight is a buffer, no parameter'}
 
-@pytest.mark.parametrize('mean', [None, 0.])
-def test_a_stream_that_is_too_large_is_named_as_the_cause(mean):
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
-        def forward(self, x): return 3*x + self.b(torch.relu(self.a(x)))
-    model, x = nn.Sequential(Block(), Block()), torch.randn(100, 8)
-    words = r"'0': std 1.*next to nothing from '0.b'.*std [23]\.\d+.*added to that"
-    with pytest.raises(LsuvError, match=words):
-        lsuv_(model, x, at=Block, mean=mean)
-    # that much it can
-    held(model, lsuv_(model, x, at=[model[0]], std=12., mean=mean), x, '0', 12., mean)
+# ---- residual blocks -------------------------------------------------------------------------
+
+class Sum(nn.Module):
+    "A block of two layers, and how its output comes of its input."
+    def __init__(self, how, conv=False):
+        super().__init__()
+        self.a, self.b, self.c = [nn.Conv2d(8, 8, 3, padding=1) if conv else nn.Linear(8, 8)
+                                  for _ in range(3)]
+        self.norm, self.drop, self.gamma = nn.LayerNorm(8), nn.Dropout(.5), nn.Parameter(
+            torch.full((8,), .01))
+        self.batch = nn.BatchNorm1d(8)
+        self.how = how
+    def branch(self, x): return self.b(torch.relu(self.a(x)))
+    def forward(self, x): return self.how(self, x)
+
+def in_place(m, x): x += m.branch(x); return x
+
+HANDED_ON = dict(
+    plain=lambda m, x: x + m.branch(x), twice=lambda m, x: x + torch.tanh(m.branch(x)),
+    norm=lambda m, x: x + m.branch(m.norm(x)), scale=lambda m, x: x + m.gamma*m.branch(x),
+    drop=lambda m, x: x + m.drop(m.branch(x)), place=in_place,
+    pair=lambda m, x: (x + m.branch(x), 5.), minus=lambda m, x: x - m.branch(x))
+
+@pytest.mark.parametrize('how', HANDED_ON)
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('big', [.01, 1., 30.])
+def test_a_residual_block_is_set_at_what_it_adds(how, training, big):
+    model = nn.Sequential(Sum(HANDED_ON[how])).train(training)
+    x = big*torch.randn(200, 8)
+    adds(model, lsuv_(model, x.clone(), where=Sum, std=.4), x, '0', .4)
+
+def test_a_convolutional_residual_net():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), *[Sum(HANDED_ON['plain'], True) for _ in range(4)])
+    x = torch.randn(20, 3, 8, 8)
+    report = lsuv_(model, x, where=Sum)
+    adds(model, report, x, '1234')
+    assert std(model(x)) > 1.5 and all(r['evaluations'] <= 3 for r in report)
+
+@pytest.mark.parametrize('how', [lambda m, x: 3*x + m.branch(x),
+                                 lambda m, x: m.c(x) + m.branch(x)])
+def test_another_shortcut_is_subtracted_as_well(how):
+    model, x = nn.Sequential(Sum(how)), torch.randn(100, 8)
+    report = lsuv_(model, x, where=Sum, std=.5)
+    assert std(model[0].branch(x)) == pytest.approx(.5, rel=1e-3)
+    assert 'of what it adds' in report[0]['note']
+
+@pytest.mark.parametrize('how, writers', [
+    (lambda m, x: (lambda h: h + m.c(h))(x + m.branch(x)), ['0.b', '0.c']),
+    (lambda m, x: m.branch(x) + m.c(x), ['0.b']),
+    (lambda m, x: torch.relu(x + m.branch(x)), ['0.b']),
+    (lambda m, x: m.norm(x + m.branch(x)), ['0.b'])])
+def test_what_to_name_instead_is_said_and_works(how, writers):
+    model, x = nn.Sequential(Sum(how)), torch.randn(100, 8)
+    with pytest.raises(LsuvError, match='hands on a stream') as e: lsuv_(model, x, where=Sum)
+    named = eval(str(e.value).partition('where=')[2].rpartition('.')[0])
+    assert named == writers and 'activation' not in str(e.value)
+    calibrated(model, x, at=named)
+
+@pytest.mark.parametrize('norm_first', [True, False])
+def test_a_transformer_block_names_attention_and_mlp(norm_first):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
+    model, x = nn.Sequential(layer), torch.randn(30, 6, 8)
+    with pytest.raises(LsuvError, match='2 branches add') as e:
+        lsuv_(model, x, where=nn.TransformerEncoderLayer)
+    assert ('A norm follows' in str(e.value)) == (not norm_first)
+    named = ['0.self_attn.out_proj', '0.linear2']
+    assert str(named) in str(e.value)
+    fresh = lsuv_(model, x, where=named)
+    assert [r['std'] for r in fresh] == pytest.approx([1, 1], rel=1e-5) and not why(fresh)
+
+@pytest.mark.parametrize('how, words', [
+    (lambda m, x: x + m.batch(m.branch(x)), "does not depend on the scale of '0.b'"),
+    (lambda m, x: torch.relu(x + m.batch(m.branch(x))), '0.batch.weight')])
+def test_a_norm_behind_the_writer(how, words):
+    model, x = nn.Sequential(Sum(how)), torch.randn(100, 8)
+    unchanged(model, lambda m: lsuv_(m, x, where=Sum, std=.7), LsuvError, words)
+
+def test_a_closed_branch_is_left_alone():
+    model, x = nn.Sequential(Sum(HANDED_ON['scale'])), torch.randn(100, 8)
+    nn.init.zeros_(model[0].gamma)
+    assert 'what it adds to the stream is zero' in why(lsuv_(model, x, where=Sum))['0']
+
+@pytest.mark.parametrize('how', [
+    lambda m, x: m.branch(x), lambda m, x: m.a(x) + m.b(x), lambda m, x: torch.cat([x, m.b(x)], 1),
+    lambda m, x: m.a(x)*torch.sigmoid(m.c(x)) + m.b(x)])
+def test_blocks_without_a_stream_are_set_at_their_outputs(how):
+    model, x = nn.Sequential(Sum(how)), torch.randn(100, 8)
+    report = lsuv_(model, x, where=Sum, std=1.5)
+    held(model, report, x, '0', 1.5)
+    assert report[0]['note'] == "adjusts '0.b'"
 
 def test_an_output_of_one_number_stops_nothing():
     class Scaled(nn.Module):

@@ -1,5 +1,6 @@
 "init_: every kind of model, rules, ties, and all or nothing."
-import copy, fnmatch, itertools, math, re, warnings
+import copy, fnmatch, itertools, math, os, re, subprocess, sys, warnings
+from pathlib import Path
 
 import pytest, torch
 import torch.nn.functional as F
@@ -1094,3 +1095,290 @@ def test_why_a_parameter_is_not_to_be_set():
     assert 'parametrised' in why['3.parametrizations.weight.original0']
     assert why['3.bias'] is None
     assert 'parametrised' in why['4.weight_g']
+
+# ---- norms and layers that only rescale, known by what they do --------------------------------
+
+class ReZero(nn.Module):
+    "A block whose branch is multiplied by a parameter of the block."
+    def __init__(self, scale=0.):
+        super().__init__()
+        self.f, self.scale = nn.Linear(8, 8), nn.Parameter(torch.tensor(scale))
+    def forward(self, x): return x + self.scale*self.f(x)
+
+class Scale(nn.Module):
+    "LayerScale; with a shift, the Affine of ResMLP; for images, ConvNeXt's."
+    def __init__(self, value=1e-4, shape=(8,), shift=False):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full(shape, value))
+        self.beta = nn.Parameter(torch.zeros(shape)) if shift else None
+    def forward(self, x): return self.gamma*x if self.beta is None else self.gamma*x + self.beta
+
+class RMSNorm(nn.Module):
+    "Of T5 and Llama; with offset 1 Gemma's."
+    def __init__(self, offset=0.):
+        super().__init__()
+        self.offset, self.weight = offset, nn.Parameter(torch.full((8,), 3.))
+    def forward(self, x):
+        x = x*(x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        return x*(self.offset + self.weight)
+
+class ChannelNorm(nn.Module):
+    "LayerNorm over the channels of an image, as ConvNeXt writes it."
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(8)), nn.Parameter(torch.zeros(8))
+    def forward(self, x):
+        x = (x - x.mean(1, keepdim=True))/(x.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
+        return self.weight[:, None, None]*x + self.bias[:, None, None]
+
+class Position(nn.Module):
+    def __init__(self): super().__init__(); self.p = nn.Parameter(torch.zeros(8))
+    def forward(self, x): return x + self.p
+
+class Swish(nn.Module):
+    def __init__(self): super().__init__(); self.b = nn.Parameter(torch.ones(8))
+    def forward(self, x): return x*(self.b*x).sigmoid()
+
+class Mixer(nn.Module):
+    "Proportional to the parameter, and to the input, but not element by element."
+    def __init__(self): super().__init__(); self.w = nn.Parameter(torch.ones(8))
+    def forward(self, x): return self.w*x.flip(-1)
+
+class Skip(nn.Module):
+    "A norm and a skip: it does not only normalize."
+    def __init__(self): super().__init__(); self.w = nn.Parameter(torch.ones(8))
+    def forward(self, x): return x + self.w*F.rms_norm(x, (8,))
+
+class Fails(Scale):
+    def forward(self, x): raise OSError
+
+@pytest.mark.parametrize('module, roles', [
+    (Scale(), {'gamma': ('rescale', 0.)}), (Scale(shape=(1,)), {'gamma': ('rescale', 0.)}),
+    (Scale(shape=(8, 1, 1)), {'gamma': ('rescale', 0.)}),
+    (Scale(1., ()), {'gamma': ('rescale', 0.)}),
+    (Scale(shift=True), dict.fromkeys(['gamma', 'beta'], ('rescale', 0.))),
+    (RMSNorm(), {'weight': ('scale', 0.)}), (RMSNorm(1.), {'weight': ('scale', 1.)}),
+    (ChannelNorm(), {'weight': ('scale', 0.), 'bias': ('shift', 0.)}),
+    (Position(), {}), (Swish(), {}), (Mixer(), {}), (Skip(), {}), (Fails(), {}), (ReZero(), {}),
+    (nn.PReLU(), {}), (nn.PReLU(8), {}), (nn.Linear(8, 8), {}),
+    (nn.ParameterList([torch.ones(3)]), {})])
+def test_natures(module, roles):
+    before, state = values(module), torch.get_rng_state()
+    assert ours._nature(module) == roles
+    assert same(before, values(module)) and torch.equal(state, torch.get_rng_state())
+
+def test_norms_of_any_class_are_reset():
+    llama, channels = RMSNorm(), ChannelNorm()
+    init_(nn.ModuleList([llama, channels]))
+    assert llama.weight.mean() == 3                        # left alone unless asked
+    assert {r['why'] for r in init_(llama)} == {'norm'}
+    init_(nn.ModuleList([llama, channels]), norms='reset')
+    assert (llama.weight == 1).all() and (channels.bias == 0).all()
+    gemma = RMSNorm(1.)                                    # the same class, and another offset
+    init_(gemma, norms=.5)
+    assert (gemma.weight == -.5).all()
+
+def test_what_only_rescales_stays_unless_a_rule_says_so():
+    net = nn.ModuleDict(dict(scale=Scale(), zero=ReZero()))
+    found = rows(net, norms='reset')
+    assert found['scale.gamma']['why'] == 'it only rescales what it is given'
+    assert 'ReZero, which init_ does not know' in found['zero.scale']['why']
+    assert (net['scale'].gamma == 1e-4).all()
+    init_(net, rules={Scale: dict(mean=.1)})
+    assert torch.allclose(net['scale'].gamma, torch.tensor(.1))
+
+# ---- residual models: branches, embeddings, heads -----------------------------------------------
+
+class Block(nn.Module):
+    def __init__(self, *branch): super().__init__(); self.f = nn.Sequential(*branch)
+    def forward(self, x):
+        y = self.f(x)
+        return x + (y[0] if isinstance(y, tuple) else y)
+
+def linear(**kw): return Block(nn.LayerNorm(8), nn.Linear(8, 16, **kw), nn.Tanh(), nn.Linear(16, 8))
+X = torch.randn(4, 5, 8)
+
+@pytest.mark.parametrize('block, taken', [
+    (linear(), '3.weight 3.bias'), (Block(nn.Linear(8, 8), nn.LayerNorm(8)), '1.weight 1.bias'),
+    (Block(nn.Linear(8, 8), RMSNorm()), '1.weight'),
+    (Block(nn.Linear(8, 8), RMSNorm(1.)), '1.weight'),
+    (Block(nn.Linear(8, 8), Scale(1.)), '0.weight 0.bias'),
+    (nn.TransformerEncoderLayer(8, 2, 16, 0., batch_first=True, norm_first=True),
+     'self_attn.out_proj.weight self_attn.out_proj.bias linear2.weight linear2.bias')])
+@pytest.mark.parametrize('residual', ['depth', 'zero', 0, .3, 2])
+def test_what_a_branch_adds_is_multiplied(block, taken, residual):
+    "The same numbers times the factor; nothing else has changed; at 0 the input is handed on."
+    model, states = nn.Sequential(copy.deepcopy(block)), {}
+    for r in (1., residual):
+        torch.manual_seed(0)
+        report = init_(model, bias_std=.1, norms='reset', seed_by_name=True, residual=r, batch=X)
+        states[r] = [p.detach().clone() for p in model.parameters()]
+    noted = [r['parameter'] for r in report if r['note']]
+    assert [n.removeprefix('0.').removeprefix('f.') for n in noted] == taken.split()
+    attention = isinstance(block, nn.TransformerEncoderLayer)
+    factor = dict(depth=(1 + attention)**-.5, zero=0.).get(residual, residual)
+    for (name, _), before, after in zip(model.named_parameters(), states[1.], states[residual]):
+        offset = 0. if attention or name != '0.f.1.weight' else getattr(block.f[-1], 'offset', 0.)
+        if name in noted: assert torch.allclose(after + offset, factor*(before + offset), atol=1e-7)
+        else: assert torch.equal(after, before)
+    if not factor: assert torch.equal(model(X), X)
+
+def lstm(): return Block(nn.LSTM(8, 8, batch_first=True))
+def normed():
+    return Block(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)))
+def frozen_last(): b = linear(); b.f[3].requires_grad_(False); return b
+
+@pytest.mark.parametrize('block, kw, words', [
+    (lstm(), {}, 'LSTM is not proportional'), (normed(), {}, 'parametrised'),
+    (frozen_last(), {}, 'frozen'), (linear(), dict(exclude='0.f.3'), 'excluded'),
+    (linear(), dict(rules={'0.f.3': .02}), 'the rule for 0.f.3 counts'),
+    (linear(), dict(rules={'0': None}), 'the rule for 0'),
+    (linear(), dict(rules={'0': dict(gain=1)}), 'rule for 0'),
+    (Block(nn.Linear(8, 8), nn.LayerNorm(8, elementwise_affine=False)), {},
+     'norm without a weight'),
+    (Block(nn.Linear(8, 8), nn.LayerNorm(8)), dict(exclude=nn.LayerNorm), 'excluded'),
+    (Block(nn.Linear(8, 8), nn.LayerNorm(8)), dict(rules={nn.LayerNorm: dict(norms=1.)}), 'rule'),
+    (Block(nn.Linear(8, 8), Scale()), {}, 'is as small already: 0.0001'),
+    (ReZero(), {}, 'is as small already: 0')])
+def test_a_branch_that_is_not_weighed(block, kw, words):
+    "The report says why, and the other branch is weighed."
+    report = init_(nn.Sequential(copy.deepcopy(block), linear()), residual='depth', batch=X, **kw)
+    mine = [r['note'] or '' for r in report if r['parameter'].startswith('0')]
+    assert any('not weighed: ' in note and words in note for note in mine), mine
+    assert not any('residual' in note for note in mine)
+    other, = [r['note'] for r in report if r['parameter'] == '1.f.3.weight']
+    assert '1/√2 behind 2' in other
+
+def test_a_scale_of_the_block_is_known_by_the_run():
+    found = rows(nn.Sequential(ReZero(), linear()), residual='zero', batch=X)
+    assert found['0.scale']['why'] == 'it only rescales what it is given'
+    found = rows(nn.Sequential(ReZero(1.)), residual='zero', batch=X)       # not small: weighed
+    assert found['0.f.weight']['scheme'] == '0'
+
+def test_a_writer_of_many_branches_is_weighed_once():
+    block = linear()
+    found = rows(nn.Sequential(*[block]*9), std=.3, residual='depth', batch=X)
+    assert math.isclose(found['0.f.3.weight']['std_asked'], .1)
+
+def test_a_writer_that_is_shared_stays():
+    model = nn.Sequential(nn.Linear(8, 8), Block(nn.Tanh(), nn.Linear(8, 8)), linear())
+    model[1].f[1].weight = model[0].weight
+    found = rows(model, residual='zero', batch=X)
+    assert 'shared with' in found['0.weight']['note'] and found['0.weight']['std_drawn'] > 0
+
+@pytest.mark.parametrize('wrap', [torch.compile, nn.DataParallel,
+                                  lambda m: nn.DataParallel(torch.compile(m))])
+def test_the_module_inside_wrappers_is_run(wrap):
+    torch.manual_seed(0); plain = linear(); init_(plain, residual='depth', batch=X)
+    torch.manual_seed(0); inner = linear(); init_(wrap(inner), residual='depth', batch=X)
+    assert same(values(plain), values(inner))
+
+SHARDED = """
+import os, torch, torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from initnotes.init import init_
+dist.init_process_group('gloo')
+mesh, rank = init_device_mesh('cpu', (2,)), dist.get_rank()
+class RMS(nn.Module):
+    def __init__(self): super().__init__(); self.weight = nn.Parameter(torch.full((8,), 3.))
+    def forward(self, x): return x*(x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()*self.weight
+class Block(nn.Module):
+    def __init__(self, *f): super().__init__(); self.f = nn.Sequential(*f)
+    def forward(self, x): return x + self.f(x)
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), Block(RMS(), nn.Linear(8, 8)),
+                         Block(nn.Linear(8, 8), RMS()), nn.Linear(8, 2))
+x = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+whole, parts, found = net(), net(), []
+for layer in parts[1:3]: fully_shard(layer, mesh=mesh)
+fully_shard(parts, mesh=mesh)
+for model, data in ((whole, x), (parts, x.chunk(2)[rank])):
+    torch.manual_seed(2)
+    found.append(init_(model, residual='depth', batch=data, norms='reset'))
+assert list(found[0]) == list(found[1])
+assert sum('1/√2' in (r['note'] or '') for r in found[0]) == 2
+for p, q in zip(whole.parameters(), parts.parameters()): assert torch.equal(p, q.full_tensor())
+assert torch.equal(whole(x).chunk(2)[rank], parts(x.chunk(2)[rank]))   # what was written is used
+dist.barrier()
+dist.destroy_process_group()
+os._exit(0)
+"""
+
+@pytest.mark.slow
+def test_branches_of_a_sharded_model(tmp_path):
+    "On two processes, each with half of the batch: the numbers of one process with all of it."
+    (tmp_path/'worker.py').write_text(SHARDED)
+    root = str(Path(__file__).parents[1])
+    env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=root)
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                           '--nproc-per-node=2', tmp_path/'worker.py'],
+                          capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+@pytest.mark.parametrize('kw, words', [
+    (dict(residual='depth'), 'batch is NoneType'), (dict(batch=X), 'residual='),
+    (dict(residual='deep', batch=X), "'depth'"), (dict(residual=True, batch=X), 'True'),
+    (dict(residual=-.1, batch=X), 'from 0 up'), (dict(residual=math.nan, batch=X), 'finite'),
+    (dict(residual='depth', batch=[X]), 'batch is list'),
+    (dict(residual=torch.ones(2), batch=X), 'residual is'),
+    (dict(embedding=.1, embedding_std=.1), 'both set'), (dict(embedding_std=-1), 'from 0 up'),
+    (dict(embedding_std=True), 'finite'), (dict(residual='depth', batch=()), 'no tensor'),
+    (dict(residual='zero', batch=X, rules={'*': .02}), 'can weigh none of 1 branches')])
+def test_branch_options_that_cannot_be_meant(kw, words):
+    model = linear()
+    before, state = values(model), torch.get_rng_state()
+    with pytest.raises(InputError, match=words): init_(model, **kw)
+    assert same(before, values(model)) and torch.equal(state, torch.get_rng_state())
+
+@pytest.mark.parametrize('model', [
+    nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))])
+def test_a_model_without_branches_is_refused(model):
+    before = values(model)
+    with pytest.raises(InputError, match='has none with this batch'):
+        init_(model, residual='depth', batch=X)
+    assert same(before, values(model))
+
+@pytest.mark.parametrize('positions', [12, 256, 64])
+def test_an_untied_head_is_drawn_as_an_embedding(positions):
+    "Also where a block's layers have the shape of the position embedding."
+    model = nn.ModuleDict(dict(words=nn.Embedding(99, 64), places=nn.Embedding(positions, 64)))
+    for k in range(2): model[f'b{k}'] = nn.TransformerEncoderLayer(64, 4, 256)
+    model['head'] = nn.Linear(64, 99, bias=False)
+    found = rows(model, std=.5, embedding_std=.02)
+    small = [n for n, r in found.items() if r['std_asked'] == .02]
+    assert small == ['words.weight', 'places.weight', 'head.weight']
+    assert rows(model, std=.5, embedding=.02)['head.weight']['std_asked'] == .5
+    assert rows(model, rules={'head': .3}, embedding_std=.02)['head.weight']['std_asked'] == .3
+    assert rows(model, exclude='head', embedding_std=.02)['head.weight']['why'] == 'excluded'
+
+@pytest.mark.parametrize('tied', [True, False])
+@pytest.mark.parametrize('kw', [dict(std=.02), dict(nonlinearity='gelu')])
+def test_gpt2_begins_at_ln_v(tied, kw):
+    "The first loss is ln V + s²/2: s² is the variance of the logits, the targets are random."
+    transformers = pytest.importorskip('transformers')
+    config = transformers.GPT2Config(vocab_size=1000, n_embd=192, n_layer=12, n_head=6,
+                                     n_positions=64, bos_token_id=0, eos_token_id=0,
+                                     tie_word_embeddings=tied)
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    def start(seed):
+        ids, target = torch.randint(1000, (2, 8, 64), generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad(): logits = model(ids).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction='none')
+        return loss.mean() - math.log(1000), loss.std()/512**.5, logits.var(-1).mean()/2
+    for seed in range(3):
+        torch.manual_seed(seed)
+        ids = torch.zeros(1, 4, dtype=torch.long)
+        report = init_(model, residual='depth', embedding_std=.02, batch=dict(input_ids=ids), **kw)
+        excess, se, half = start(seed)
+        assert abs(excess - half) < 5*se and half < .2
+    note = 'residual: 1/√24 behind 24 branches'
+    noted = [r['parameter'] for r in report if note in (r['note'] or '')]
+    assert noted == [f'transformer.h.{k}.{part}.c_proj.weight'
+                     for k in range(12) for part in ('attn', 'mlp')]
+    if not tied and 'std' in kw: return                    # the head has this std anyway
+    init_(model, **kw, embedding=1.)                       # as PyTorch makes it
+    assert start(0)[0] > (10 if tied else .5)

@@ -817,6 +817,16 @@ def none(batch=rows):
     return add
 
 @none()
+def summed_as_a_stack():
+    return Net(lambda s, x: torch.stack([x, s.b(s.a(x))]).sum(0), a=lin(), b=lin())
+
+@none()
+def interpolated(): return Net(lambda s, x: torch.lerp(x, s.b(s.a(x)), .5), a=lin(), b=lin())
+
+@none()
+def the_stream_is_subtracted(): return Net(lambda s, x: s.b(s.a(x).relu()) - x, a=lin(), b=lin())
+
+@none()
 def plain(): return nn.Sequential(lin(), nn.LayerNorm(D), nn.GELU(), lin())
 
 @none(images)

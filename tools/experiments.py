@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from initnotes import experiments
+from initnotes import experiments, trained
 from instep import code, directives, read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,7 +19,7 @@ def declared(nbs=ROOT/'nbs'):
     for path in sorted(nbs.glob('*.ipynb')):
         for cell in read(path)['cells']:
             if directives(cell).get('label') != 'experiments': continue
-            names = dict(vars(experiments))
+            names = {**vars(experiments), **vars(trained)}
             exec(code(cell), names)
             found |= {e.name: e for e in names.values() if isinstance(e, experiments.Experiment)}
     return found
