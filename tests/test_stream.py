@@ -1332,3 +1332,128 @@ def test_with_the_reports_parameters_at_zero_a_block_hands_on_its_input(plans_):
         if not b.hands_on(): continue
         x = tokens()
         assert torch.equal(b(x), x)
+
+# ---- architectures of transformers: from configurations, at random weights --------------------
+
+SIZES = dict(vocab_size=101, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+             intermediate_size=64)
+
+def ids(): return torch.randint(3, 100, (4, 12))
+def text(): return dict(input_ids=ids())
+def pairs(): return dict(input_ids=ids(), decoder_input_ids=ids())
+def pixels(): return dict(pixel_values=torch.randn(2, 3, 32, 32))
+def sound(): return dict(input_features=torch.randn(4, 8, 40), decoder_input_ids=ids())
+
+def layers(path, *branches_, n=2):
+    "For each of n layers, its branches; names within a layer."
+    return [(*sorted(f'{path}.{k}.{w}' for w in ws), skip, norm and f'{path}.{k}.{norm}')
+            for k in range(n) for *ws, skip, norm in branches_]
+
+ALBERT = 'albert.encoder.albert_layer_groups.0.albert_layers'
+# Class, configuration, batch, and its branches, as its forward is written.
+ARCHITECTURES = [
+    ('GPT2LMHeadModel', 'GPT2', dict(vocab_size=101, n_embd=32, n_layer=2, n_head=4), text,
+     layers('transformer.h', one('attn.c_proj'), one('mlp.c_proj'))),
+    ('LlamaForCausalLM', 'Llama', {**SIZES, 'num_key_value_heads': 2}, text,
+     layers('model.layers', one('self_attn.o_proj'), one('mlp.down_proj'))),
+    ('BertForMaskedLM', 'Bert', SIZES, text,
+     layers('bert.encoder.layer', one('attention.output.dense'), one('output.dense'))),
+    ('GPTJForCausalLM', 'GPTJ',
+     dict(vocab_size=101, n_embd=32, n_layer=2, n_head=4, rotary_dim=4), text,
+     layers('transformer.h', one('attn.out_proj', 'mlp.fc_out'))),
+    ('ViTForImageClassification', 'ViT', SIZES | dict(image_size=32, patch_size=8), pixels,
+     layers('vit.layers', one('attention.o_proj'), one('mlp.fc2'))),
+    ('SwinForImageClassification', 'Swin',       # windows are shifted in every second block
+     dict(image_size=32, patch_size=2, embed_dim=16, depths=[2, 1], num_heads=[2, 2],
+          window_size=4), pixels,
+     layers('swin.encoder.layers.0.blocks', one('attention.o_proj'), one('mlp.fc2'))
+     + layers('swin.encoder.layers.1.blocks', one('attention.o_proj'), one('mlp.fc2'), n=1)),
+    ('ResNetForImageClassification', 'ResNet',
+     dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type='basic'), pixels,
+     layers('resnet.encoder.stages.0.layers',
+            one('layer.1.convolution', norm='layer.1.normalization'), n=1)
+     + layers('resnet.encoder.stages.1.layers', one('layer.1.convolution', skip='projection',
+                                                    norm='layer.1.normalization'), n=1)),
+    ('ResNetForImageClassification', 'ResNet',
+     dict(embedding_size=8, hidden_sizes=[16, 16], depths=[2, 1], layer_type='bottleneck'), pixels,
+     [one('resnet.encoder.stages.0.layers.0.layer.2.convolution', skip='projection',
+          norm='resnet.encoder.stages.0.layers.0.layer.2.normalization'),
+      one('resnet.encoder.stages.0.layers.1.layer.2.convolution',
+          norm='resnet.encoder.stages.0.layers.1.layer.2.normalization'),
+      one('resnet.encoder.stages.1.layers.0.layer.2.convolution', skip='projection',
+          norm='resnet.encoder.stages.1.layers.0.layer.2.normalization')]),
+    ('ConvNextForImageClassification', 'ConvNext',
+     dict(hidden_sizes=[8, 16], depths=[2, 1], num_stages=2, patch_size=2), pixels,
+     layers('convnext.encoder.stages.0.layers', one('pwconv2'))
+     + layers('convnext.encoder.stages.1.layers', one('pwconv2'), n=1)),
+    ('T5ForConditionalGeneration', 'T5',
+     dict(vocab_size=101, d_model=32, d_ff=64, d_kv=8, num_layers=2, num_heads=4,
+          decoder_start_token_id=0), pairs,
+     layers('encoder.block', one('layer.0.SelfAttention.o'), one('layer.1.DenseReluDense.wo'))
+     + layers('decoder.block', one('layer.0.SelfAttention.o'), one('layer.1.EncDecAttention.o'),
+              one('layer.2.DenseReluDense.wo'))),
+    ('WhisperForConditionalGeneration', 'Whisper',
+     dict(vocab_size=101, num_mel_bins=8, d_model=32, encoder_layers=2, decoder_layers=1,
+          encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
+          decoder_ffn_dim=64, max_source_positions=20, max_target_positions=20, pad_token_id=0,
+          bos_token_id=1, eos_token_id=2, decoder_start_token_id=1), sound,
+     layers('model.encoder.layers', one('self_attn.out_proj'), one('fc2'))
+     + layers('model.decoder.layers', one('self_attn.out_proj'), one('encoder_attn.out_proj'),
+              one('fc2'), n=1)),
+    ('MambaForCausalLM', 'Mamba',
+     dict(vocab_size=101, hidden_size=32, num_hidden_layers=2, state_size=8), text,
+     layers('backbone.layers', one('mixer.out_proj'))),
+    ('Gemma2ForCausalLM', 'Gemma2', {**SIZES, 'num_key_value_heads': 2, 'head_dim': 8}, text,
+     layers('model.layers', one('self_attn.o_proj', norm='post_attention_layernorm'),
+            one('mlp.down_proj', norm='post_feedforward_layernorm'))),
+    ('MixtralForCausalLM', 'Mixtral', {**SIZES, 'num_key_value_heads': 2, 'num_local_experts': 4},
+     text, layers('model.layers', one('self_attn.o_proj'), one('mlp.experts'))),
+    ('AlbertForMaskedLM', 'Albert', SIZES | dict(embedding_size=16), text,    # one shared layer
+     2*layers(ALBERT, one('attention.dense'), one('ffn_output'), n=1)),
+]
+
+@pytest.fixture
+def transformers(monkeypatch):
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    return pytest.importorskip('transformers')
+
+def architecture(transformers, cls, config, kw):
+    return getattr(transformers, cls)(getattr(transformers, f'{config}Config')(**kw))
+
+@pytest.mark.slow
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('cls, config, kw, batch, expected', ARCHITECTURES)
+def test_architectures_of_transformers(transformers, cls, config, kw, batch, expected, training):
+    model = architecture(transformers, cls, config, kw).train(training)
+    given_ = batch()
+    before = everything(model)
+    report = branches(model, **given_)
+    assert found(report) == expected
+    assert same(before, everything(model))
+    assert all(r['confirmed'] is not False for r in report)
+    offset = 1. if config == 'Gemma2' else 0.
+    assert all(r['norm_offset'] == offset for r in report)
+    assert all(len(r['norm_weights']) == bool(r['norm']) for r in report)
+    if config == 'ConvNext': assert all('layer_scale_parameter' in r['scales'][0] for r in report)
+    else: assert not any(r['scales'] for r in report)
+
+def encoder(**kw): return nn.TransformerEncoder(
+    nn.TransformerEncoderLayer(D, 2, 16, batch_first=True, **kw), 2, enable_nested_tensor=False)
+def decoder(**kw): return nn.TransformerDecoder(
+    nn.TransformerDecoderLayer(D, 2, 16, batch_first=True, **kw), 2)
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('first', [False, True])
+def test_torchs_transformers(first, training):
+    report = branches(encoder(norm_first=first).train(training), tokens())
+    assert found(report) == layers('layers', one('self_attn.out_proj'), one('linear2'))
+    assert all(r['confirmed'] is (True if first else None) for r in report)
+    report = branches(decoder(norm_first=first).train(training), tokens(), tokens())
+    assert found(report) == layers('layers', one('self_attn.out_proj'),
+                                   one('multihead_attn.out_proj'), one('linear2'))
+    assert all(r['confirmed'] is (True if first else None) for r in report)
+    whole = nn.Transformer(D, 2, 1, 1, 16, batch_first=True, norm_first=first).train(training)
+    assert found(branches(whole, tokens(), tokens())) == [
+        *layers('encoder.layers', one('self_attn.out_proj'), one('linear2'), n=1),
+        *layers('decoder.layers', one('self_attn.out_proj'), one('multihead_attn.out_proj'),
+                one('linear2'), n=1)]
