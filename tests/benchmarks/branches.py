@@ -7,7 +7,7 @@ options) and after `init_(residual='depth', embedding_std=.02, batch=…)`. And 
 
 The growth that theory predicts: in a pre-norm net what the branches add does not depend on the
 stream's size, and independent terms add up in the mean square: √(1 + Σ branch²/first²). A norm on
-the stream itself leaves an rms of 1. Of a ResNet, whose stream goes through ReLUs, neither holds."""
+the stream itself leaves an rms of 1. A ResNet's stream goes through ReLUs: neither holds of it."""
 import math, os, re, sys, warnings
 from pathlib import Path
 
@@ -106,11 +106,11 @@ def growth(model, batch, rows, path, normed):
     return (last/seen['in'])**.5, (seen['out']/seen['in'])**.5
 
 def writers(rows):
-    "The last names of the writers, each once; with the norm behind, if there is one."
-    names = dict.fromkeys(' + '.join(w.rpartition('.')[2] if not w.rpartition('.')[2].isdigit()
-                                     else w for w in r['writers']) for r in rows)
-    behind = ', norm behind' if all(r['norm'] for r in rows) else ''
-    return ', '.join(f'`{n}`' for n in names) + behind
+    "The writers' last two names, each once; with the norm behind, if there is one."
+    def short(w): return re.sub(r'^(\d+\.)+', '', '.'.join(w.split('.')[-2:]))
+    names = dict.fromkeys(' + '.join(map(short, r['writers'])) for r in rows)
+    return ', '.join(f'`{n}`' for n in names) + (', norm behind' if all(r['norm'] for r in rows)
+                                                 else '')
 
 def row(name, cls, config, kw, batch, path, normed):
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def row(name, cls, config, kw, batch, path, normed):
     init_(model, residual='depth', embedding_std=.02, batch=batch)
     rows = branches(model, **batch)
     grown = growth(model, batch, rows, path, normed) if path else ('', '')
-    cells = [name, str(len(rows)), writers(rows), *(f'{g:.2f}' if g else '' for g in grown),
+    cells = [name, str(len(rows)), writers(rows), *(g and f'{g:,.{2 if g < 10 else 0}f}' for g in grown),
              f'{start:.2f}', f'{loss(model, batch):.2f}']
     print('  '.join(cells), flush=True)
     return cells
