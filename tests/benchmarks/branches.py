@@ -120,8 +120,9 @@ def row(name, cls, config, kw, batch, path, normed):
     init_(model, residual='depth', embedding_std=.02, batch=batch)
     rows = branches(model, **batch)
     grown = growth(model, batch, rows, path, normed) if path else ('', '')
-    cells = [name, str(len(rows)), writers(rows), *(g and f'{g:,.{2 if g < 10 else 0}f}' for g in grown),
-             f'{start:.2f}', f'{loss(model, batch):.2f}']
+    shown = [g and f'{g:,.{2 if g < 10 else 0}f}' for g in grown]
+    cells = [name, str(len(rows)), writers(rows), *shown, f'{start:.2f}',
+             f'{loss(model, batch):.2f}']
     print('  '.join(cells), flush=True)
     return cells
 
