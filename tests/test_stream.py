@@ -199,6 +199,10 @@ def an_inverted_residual_with_hard_gate():
     return Net(forward, a=C(D, 16, 1), dw=C(16, 16, 3, padding=1, groups=16), c=C(16, D, 1),
                down=C(16, 4, 1), up=C(4, 16, 1))
 
+@case(one('b'), batch=tokens)
+def a_gate_that_is_not_bounded_but_broadcast():
+    return Net(lambda s, x: x + s.b(x)*s.a(x.mean(1, keepdim=True)), a=lin(), b=lin())
+
 @case(one('c'))
 def a_swiglu(): return Net(lambda s, x: x + s.c(F.silu(s.a(x))*s.b(x)), a=lin(), b=lin(), c=lin())
 
@@ -933,6 +937,11 @@ def torchs_layers():
 
 @none()
 def two_towers(): return Net(lambda s, x: s.a(x).relu() + s.b(x).relu(), a=lin(), b=lin())
+
+@none()
+def two_deep_towers():
+    return Net(lambda s, x: s.b(s.a(x).relu()) + s.e(s.d(s.c(x).relu()).relu()), a=lin(), b=lin(),
+               c=lin(), d=lin(), e=lin())
 
 @none(lambda: (rows(), rows()))
 def two_inputs(): return Net(lambda s, x, y: s.c(s.a(x) + s.b(y)), a=lin(), b=lin(), c=lin())
