@@ -69,17 +69,14 @@ def in_place_on_the_branch(): return Net(lambda s, x: s.b(s.a(x)).add_(x), a=lin
 @case(one('b'))
 def subtracted(): return Net(lambda s, x: x - s.b(s.a(x).relu()), a=lin(), b=lin())
 
-
 @case(one('b'))
 def added_with_alpha(): return Net(lambda s, x: x.add(s.b(s.a(x)), alpha=.1), a=lin(), b=lin())
-
 
 @case(one('b'))
 def averaged(): return Net(lambda s, x: (x + s.b(s.a(x)))/2**.5, a=lin(), b=lin())
 
 @case(one('b'))
 def summed_as_a_list(): return Net(lambda s, x: sum([x, s.b(s.a(x))]), a=lin(), b=lin())
-
 
 @case(one('b'))
 def summed_by_einsum():
@@ -201,6 +198,10 @@ def an_inverted_residual_with_hard_gate():
         return x + s.c(y)
     return Net(forward, a=C(D, 16, 1), dw=C(16, 16, 3, padding=1, groups=16), c=C(16, D, 1),
                down=C(16, 4, 1), up=C(4, 16, 1))
+
+@case(one('b'), batch=tokens)
+def a_gate_that_is_not_bounded_but_broadcast():
+    return Net(lambda s, x: x + s.b(x)*s.a(x.mean(1, keepdim=True)), a=lin(), b=lin())
 
 @case(one('c'))
 def a_swiglu(): return Net(lambda s, x: x + s.c(F.silu(s.a(x))*s.b(x)), a=lin(), b=lin(), c=lin())
@@ -510,8 +511,9 @@ def a_transposed_convolution():
     def forward(s, x): return F.interpolate(x, scale_factor=2) + s.up(x)
     return Net(forward, up=nn.ConvTranspose2d(D, D, 2, 2))
 
-@case(one('v'))      # u's stream is one part of x, and what u adds comes from another
-def reversible():               # Gomez et al. 2017: two streams, each adds to the other
+@case(one('v'))
+def reversible():
+    "Gomez et al. 2017: of the first sum's two sides neither was made from the other."
     def forward(s, x):
         a, b = x.chunk(2, -1)
         a = a + s.u(b.tanh())
@@ -819,16 +821,6 @@ def none(batch=rows):
     return add
 
 @none()
-def summed_as_a_stack():
-    return Net(lambda s, x: torch.stack([x, s.b(s.a(x))]).sum(0), a=lin(), b=lin())
-
-@none()
-def interpolated(): return Net(lambda s, x: torch.lerp(x, s.b(s.a(x)), .5), a=lin(), b=lin())
-
-@none()
-def the_stream_is_subtracted(): return Net(lambda s, x: s.b(s.a(x).relu()) - x, a=lin(), b=lin())
-
-@none()
 def plain(): return nn.Sequential(lin(), nn.LayerNorm(D), nn.GELU(), lin())
 
 @none(images)
@@ -935,6 +927,11 @@ def torchs_layers():
 
 @none()
 def two_towers(): return Net(lambda s, x: s.a(x).relu() + s.b(x).relu(), a=lin(), b=lin())
+
+@none()
+def two_deep_towers():
+    return Net(lambda s, x: s.b(s.a(x).relu()) + s.e(s.d(s.c(x).relu()).relu()), a=lin(), b=lin(),
+               c=lin(), d=lin(), e=lin())
 
 @none(lambda: (rows(), rows()))
 def two_inputs(): return Net(lambda s, x, y: s.c(s.a(x) + s.b(y)), a=lin(), b=lin(), c=lin())
@@ -1127,6 +1124,16 @@ def retention_in_a_loop():
         return s.o(torch.stack(out, 1))
     return Net(forward, q=lin(), k=lin(), v=lin(), o=lin())
 
+@none()
+def the_stream_is_subtracted(): return Net(lambda s, x: s.b(s.a(x).relu()) - x, a=lin(), b=lin())
+
+@none()
+def interpolated(): return Net(lambda s, x: torch.lerp(x, s.b(s.a(x)), .5), a=lin(), b=lin())
+
+@none()
+def summed_as_a_stack():
+    return Net(lambda s, x: torch.stack([x, s.b(s.a(x))]).sum(0), a=lin(), b=lin())
+
 def batch_of(make):
     b = make()
     return b if isinstance(b, tuple) else (b,)
@@ -1247,9 +1254,9 @@ def plans(inner=st.none()):
 
 def told_apart(plan):
     "Beside a projection a branch needs two weights, or it is one of two towers."
+    if plan['inner'] and not told_apart(plan['inner']): return False
     deep = {'mlp', 'attention', 'convolution', 'swiglu'}
-    return (not plan['project'] or deep.issuperset(plan['bodies'])) and \
-        (not plan['inner'] or told_apart(plan['inner']))
+    return not plan['project'] or deep.issuperset(plan['bodies'])
 
 nets = st.lists(plans(st.one_of(st.none(), plans())).filter(told_apart), min_size=1, max_size=3)
 CONTEXTS = {None: contextlib.nullcontext, 'inference': torch.inference_mode,
@@ -1323,3 +1330,128 @@ def test_with_the_reports_parameters_at_zero_a_block_hands_on_its_input(plans_):
         if not b.hands_on(): continue
         x = tokens()
         assert torch.equal(b(x), x)
+
+# ---- architectures of transformers: from configurations, at random weights --------------------
+
+SIZES = dict(vocab_size=101, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+             intermediate_size=64)
+
+def ids(): return torch.randint(3, 100, (4, 12))
+def text(): return dict(input_ids=ids())
+def pairs(): return dict(input_ids=ids(), decoder_input_ids=ids())
+def pixels(): return dict(pixel_values=torch.randn(2, 3, 32, 32))
+def sound(): return dict(input_features=torch.randn(4, 8, 40), decoder_input_ids=ids())
+
+def layers(path, *branches_, n=2):
+    "For each of n layers, its branches; names within a layer."
+    return [(*sorted(f'{path}.{k}.{w}' for w in ws), skip, norm and f'{path}.{k}.{norm}')
+            for k in range(n) for *ws, skip, norm in branches_]
+
+ALBERT = 'albert.encoder.albert_layer_groups.0.albert_layers'
+# Class, configuration, batch, and its branches, as its forward is written.
+ARCHITECTURES = [
+    ('GPT2LMHeadModel', 'GPT2', dict(vocab_size=101, n_embd=32, n_layer=2, n_head=4), text,
+     layers('transformer.h', one('attn.c_proj'), one('mlp.c_proj'))),
+    ('LlamaForCausalLM', 'Llama', {**SIZES, 'num_key_value_heads': 2}, text,
+     layers('model.layers', one('self_attn.o_proj'), one('mlp.down_proj'))),
+    ('BertForMaskedLM', 'Bert', SIZES, text,
+     layers('bert.encoder.layer', one('attention.output.dense'), one('output.dense'))),
+    ('GPTJForCausalLM', 'GPTJ',
+     dict(vocab_size=101, n_embd=32, n_layer=2, n_head=4, rotary_dim=4), text,
+     layers('transformer.h', one('attn.out_proj', 'mlp.fc_out'))),
+    ('ViTForImageClassification', 'ViT', SIZES | dict(image_size=32, patch_size=8), pixels,
+     layers('vit.layers', one('attention.o_proj'), one('mlp.fc2'))),
+    ('SwinForImageClassification', 'Swin',       # windows are shifted in every second block
+     dict(image_size=32, patch_size=2, embed_dim=16, depths=[2, 1], num_heads=[2, 2],
+          window_size=4), pixels,
+     layers('swin.encoder.layers.0.blocks', one('attention.o_proj'), one('mlp.fc2'))
+     + layers('swin.encoder.layers.1.blocks', one('attention.o_proj'), one('mlp.fc2'), n=1)),
+    ('ResNetForImageClassification', 'ResNet',
+     dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type='basic'), pixels,
+     layers('resnet.encoder.stages.0.layers',
+            one('layer.1.convolution', norm='layer.1.normalization'), n=1)
+     + layers('resnet.encoder.stages.1.layers', one('layer.1.convolution', skip='projection',
+                                                    norm='layer.1.normalization'), n=1)),
+    ('ResNetForImageClassification', 'ResNet',
+     dict(embedding_size=8, hidden_sizes=[16, 16], depths=[2, 1], layer_type='bottleneck'), pixels,
+     [one('resnet.encoder.stages.0.layers.0.layer.2.convolution', skip='projection',
+          norm='resnet.encoder.stages.0.layers.0.layer.2.normalization'),
+      one('resnet.encoder.stages.0.layers.1.layer.2.convolution',
+          norm='resnet.encoder.stages.0.layers.1.layer.2.normalization'),
+      one('resnet.encoder.stages.1.layers.0.layer.2.convolution', skip='projection',
+          norm='resnet.encoder.stages.1.layers.0.layer.2.normalization')]),
+    ('ConvNextForImageClassification', 'ConvNext',
+     dict(hidden_sizes=[8, 16], depths=[2, 1], num_stages=2, patch_size=2), pixels,
+     layers('convnext.encoder.stages.0.layers', one('pwconv2'))
+     + layers('convnext.encoder.stages.1.layers', one('pwconv2'), n=1)),
+    ('T5ForConditionalGeneration', 'T5',
+     dict(vocab_size=101, d_model=32, d_ff=64, d_kv=8, num_layers=2, num_heads=4,
+          decoder_start_token_id=0), pairs,
+     layers('encoder.block', one('layer.0.SelfAttention.o'), one('layer.1.DenseReluDense.wo'))
+     + layers('decoder.block', one('layer.0.SelfAttention.o'), one('layer.1.EncDecAttention.o'),
+              one('layer.2.DenseReluDense.wo'))),
+    ('WhisperForConditionalGeneration', 'Whisper',
+     dict(vocab_size=101, num_mel_bins=8, d_model=32, encoder_layers=2, decoder_layers=1,
+          encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64,
+          decoder_ffn_dim=64, max_source_positions=20, max_target_positions=20, pad_token_id=0,
+          bos_token_id=1, eos_token_id=2, decoder_start_token_id=1), sound,
+     layers('model.encoder.layers', one('self_attn.out_proj'), one('fc2'))
+     + layers('model.decoder.layers', one('self_attn.out_proj'), one('encoder_attn.out_proj'),
+              one('fc2'), n=1)),
+    ('MambaForCausalLM', 'Mamba',
+     dict(vocab_size=101, hidden_size=32, num_hidden_layers=2, state_size=8), text,
+     layers('backbone.layers', one('mixer.out_proj'))),
+    ('Gemma2ForCausalLM', 'Gemma2', {**SIZES, 'num_key_value_heads': 2, 'head_dim': 8}, text,
+     layers('model.layers', one('self_attn.o_proj', norm='post_attention_layernorm'),
+            one('mlp.down_proj', norm='post_feedforward_layernorm'))),
+    ('MixtralForCausalLM', 'Mixtral', {**SIZES, 'num_key_value_heads': 2, 'num_local_experts': 4},
+     text, layers('model.layers', one('self_attn.o_proj'), one('mlp.experts'))),
+    ('AlbertForMaskedLM', 'Albert', SIZES | dict(embedding_size=16), text,    # one shared layer
+     2*layers(ALBERT, one('attention.dense'), one('ffn_output'), n=1)),
+]
+
+@pytest.fixture
+def transformers(monkeypatch):
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    return pytest.importorskip('transformers')
+
+def architecture(transformers, cls, config, kw):
+    return getattr(transformers, cls)(getattr(transformers, f'{config}Config')(**kw))
+
+@pytest.mark.slow
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('cls, config, kw, batch, expected', ARCHITECTURES)
+def test_architectures_of_transformers(transformers, cls, config, kw, batch, expected, training):
+    model = architecture(transformers, cls, config, kw).train(training)
+    given_ = batch()
+    before = everything(model)
+    report = branches(model, **given_)
+    assert found(report) == expected
+    assert same(before, everything(model))
+    assert all(r['confirmed'] is not False for r in report)
+    offset = 1. if config == 'Gemma2' else 0.
+    assert all(r['norm_offset'] == offset for r in report)
+    assert all(len(r['norm_weights']) == bool(r['norm']) for r in report)
+    if config == 'ConvNext': assert all('layer_scale_parameter' in r['scales'][0] for r in report)
+    else: assert not any(r['scales'] for r in report)
+
+def encoder(**kw): return nn.TransformerEncoder(
+    nn.TransformerEncoderLayer(D, 2, 16, batch_first=True, **kw), 2, enable_nested_tensor=False)
+def decoder(**kw): return nn.TransformerDecoder(
+    nn.TransformerDecoderLayer(D, 2, 16, batch_first=True, **kw), 2)
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('first', [False, True])
+def test_torchs_transformers(first, training):
+    report = branches(encoder(norm_first=first).train(training), tokens())
+    assert found(report) == layers('layers', one('self_attn.out_proj'), one('linear2'))
+    assert all(r['confirmed'] is (True if first else None) for r in report)
+    report = branches(decoder(norm_first=first).train(training), tokens(), tokens())
+    assert found(report) == layers('layers', one('self_attn.out_proj'),
+                                   one('multihead_attn.out_proj'), one('linear2'))
+    assert all(r['confirmed'] is (True if first else None) for r in report)
+    whole = nn.Transformer(D, 2, 1, 1, 16, batch_first=True, norm_first=first).train(training)
+    assert found(branches(whole, tokens(), tokens())) == [
+        *layers('encoder.layers', one('self_attn.out_proj'), one('linear2'), n=1),
+        *layers('decoder.layers', one('self_attn.out_proj'), one('multihead_attn.out_proj'),
+                one('linear2'), n=1)]
