@@ -142,6 +142,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'initnotes.chain._once': ('chain.html#_once', 'initnotes/chain.py'),
                                  'initnotes.chain._over_pairs': ('chain.html#_over_pairs', 'initnotes/chain.py'),
                                  'initnotes.chain._predicted': ('chain.html#_predicted', 'initnotes/chain.py'),
+                                 'initnotes.chain._ready': ('chain.html#_ready', 'initnotes/chain.py'),
                                  'initnotes.chain._row': ('chain.html#_row', 'initnotes/chain.py'),
                                  'initnotes.chain._scripted': ('chain.html#_scripted', 'initnotes/chain.py'),
                                  'initnotes.chain._squared': ('chain.html#_squared', 'initnotes/chain.py'),

@@ -237,6 +237,17 @@ def _missed(walk, model):
         if m in walk.ran | inner or not _works(m) or next(m.parameters(), None) is None: continue
         yield Link(name, m, 0, why='not called by this forward, or where no hook sees it')
 
+def _ready(model, batch, kwargs):
+    "The module inside partial(…), wrappers and torch.compile, and its batch; refuses what is none."
+    model, batch, kwargs, _ = _unwrapped(model, batch, kwargs)
+    _hookable(model)
+    _refuse_empty(parameters_of(model))
+    given = _tensors((batch, kwargs))
+    if not given or not all(t.numel() for t in given):
+        raise InputError(f"the batch has {'an empty' if given else 'no'} tensor, "
+                         "expected inputs as the model takes them.")
+    return model, batch, kwargs
+
 def links(
     model: nn.Module,
     *batch: Any,             # as the model's forward takes it
@@ -247,16 +258,10 @@ def links(
 
     The pass is run without dropout and without gradients, in the mode the model is in, and leaves
     the model and the random states as they were."""
-    model, batch, kwargs, _ = _unwrapped(model, batch, kwargs)
-    _hookable(model)
-    _refuse_empty(parameters_of(model))
-    given = _tensors((batch, kwargs))
-    if not given or not all(t.numel() for t in given):
-        raise InputError(f"the batch has {'an empty' if given else 'no'} tensor, "
-                         "expected inputs as the model takes them.")
+    model, batch, kwargs = _ready(model, batch, kwargs)
     walk, handles = _Walk(see or (lambda link, x, y: None)), []
     with torch.no_grad(), undisturbed(model, batch, kwargs, dropout=False):
-        for t in given:
+        for t in _tensors((batch, kwargs)):
             whole = None if t.is_floating_point() else 'an input of whole numbers'
             walk.signals[t] = _Signal(behind=whole)
         try:

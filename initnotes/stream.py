@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_map
 from .report import InputError, Report
 from .layers import NORMS, RECURRENT, fans_of, local, modules_of, parameters_of
 from .undisturbed import undisturbed
-from .init import _ALONE, _refuse_empty
-from .hooks import _Called, _hookable, first_tensor
+from .init import _ALONE
+from .hooks import _Called, first_tensor
 from .calibrate import _unwrapped
-from .chain import _scripted, _tensors
+from .chain import _ready, _scripted, _tensors
 
 # %% ../nbs/12a_branches.ipynb #dd13c5a9
 @dataclass(eq=False, slots=True)
@@ -356,7 +356,8 @@ class _Look:
             for name, m in modules_of(self.model).items():
                 if _scripted(m): continue                      # it takes no hooks
                 for hook in (m.register_forward_pre_hook(_Enter(self, name), with_kwargs=True),
-                             m.register_forward_hook(_Leave(self), with_kwargs=True)):
+                             m.register_forward_hook(_Leave(self), with_kwargs=True,
+                                                     always_call=True)):    # also when it raises
                     stack.callback(hook.remove)
             stack.enter_context(torch.no_grad())
             stack.enter_context(undisturbed(self.model, batch, kwargs, dropout=False))
@@ -573,13 +574,7 @@ def branches(
     the other's ancestor (skip 'identity'), or has one weight where the other has more
     ('projection'). Writers are the layers with weights that are met first on the way back; where a
     norm lies between, its weight decides what is added. Raises `InputError` for an empty batch."""
-    model, batch, kwargs, _ = _unwrapped(model, batch, kwargs)
-    _hookable(model)
-    _refuse_empty(parameters_of(model))
-    given = _tensors((batch, kwargs))
-    if not given or not all(t.numel() for t in given):
-        raise InputError(f"the batch has {'an empty' if given else 'no'} tensor, "
-                         "expected inputs as the model takes them.")
+    model, batch, kwargs = _ready(model, batch, kwargs)
     look = _Look(model).run(batch, kwargs)
     pairs = _branches(look.known.nodes)
     kinds = {n: type(m).__name__ for n, m in modules_of(model).items()}
