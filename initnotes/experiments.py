@@ -376,29 +376,37 @@ class Results(Report):
 
 def curves(
     rows: list           # of results
-) -> Results:            # a row an arm: mean accuracy, half its interval, mean loss, how many failed
+) -> Results:            # a row an arm: mean accuracy and loss, half their intervals, how many failed
     "Each arm's mean accuracy, in order of rates; a seed that diverged counts as guessing."
     found = Results()
     for arm, r in _by_arm(rows).items():
         each = _accuracies(r)
         mean, half = interval(each)
+        losses = torch.tensor([x['loss'] for x in r], dtype=torch.float64)
+        loss, loss_half = interval(losses)
         found.append(asdict(arm) | dict(
             name=arm.start, accuracy=mean, half=half, each=each, n=len(r),
-            loss=sum(x['loss'] for x in r)/len(r),
+            loss=loss, loss_half=loss_half, losses=losses,
             failed=sum(math.isnan(x['accuracy']) for x in r)))
     found.sort(key=lambda r: r['rate'])
     return found
 
 def best(
-    rows: list           # of results
+    rows: list,           # of results
+    by: str = 'accuracy'  # or 'loss', which tells more where no answer is sure; `each` is its
 ) -> Results:
     """Each way to train at its own best rate; `learns` says whether it beats guessing at all,
     `inside` whether lower and higher rates were tried."""
+    if by not in ('accuracy', 'loss'):
+        raise InputError(f"by is {by!r}, expected 'accuracy' or 'loss'.")
     groups = {}
     for r in curves(rows): groups.setdefault(replace(arm_of(r), rate=1.), []).append(r)
     found = Results()
     for rs in groups.values():
-        top = max(rs, key=lambda r: r['accuracy'])
+        if by == 'accuracy': top = max(rs, key=lambda r: r['accuracy'])
+        else:
+            top = min(rs, key=lambda r: math.inf if math.isnan(r['loss']) else r['loss'])
+            top = top | dict(each=top['losses'])
         found.append(top | dict(learns=top['accuracy'] - top['half'] > 1.5*GUESSING,
                                 inside=rs[0]['rate'] < top['rate'] < rs[-1]['rate']))
     return found

@@ -229,6 +229,16 @@ def test_the_grid_grows_where_its_best_is_at_an_end():
     assert {a.rate for a in ex.extended(rows_at({.1: .8}))} == {.03, .3}
     assert ex.extended(rows_at({.1: .11, .3: .1})) == []      # nothing learns
 
+def test_the_best_rate_by_loss():
+    losses = {.03: 2., .1: 1.5, .3: 1.2, 1.: math.nan}        # what diverged is never the best
+    rows = [r | dict(loss=losses[r['rate']] + .01*r['seed'])
+            for r in rows_at({.03: .5, .1: .8, .3: .6, 1.: .1})]
+    (by_loss,), (by_accuracy,) = ex.best(rows, by='loss'), ex.best(rows)
+    assert by_loss['rate'] == .3 and by_loss['inside'] and by_accuracy['rate'] == .1
+    assert by_loss['each'].tolist() == pytest.approx([1.2, 1.21, 1.22])
+    assert by_loss['loss'] == pytest.approx(1.21) and by_accuracy['each'].tolist() == [.8]*3
+    with pytest.raises(InputError, match="by is 'speed'"): ex.best(rows, by='speed')
+
 def test_activations_are_shown_where_there_are_several(data):
     rows = ex.train(arm(), range(2), data)
     assert 'activation' not in ex.curves(rows).columns
