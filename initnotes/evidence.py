@@ -313,7 +313,7 @@ class Evidence:
         "Does a module's or parameter's name belong to what was chosen?"
         return name in self.chosen or name.rpartition('.')[0] in self.chosen or name == '(model)'
 
-# %% ../nbs/13a_evidence.ipynb #5ec49326
+# %% ../nbs/13a_evidence.ipynb #6ad8d267
 def _batch_dim(model, given):
     "Where the items of the batch are: dimension 1 if a module that takes time first gets them."
     first = next((t for t in given if t.dim()), None)
@@ -338,9 +338,9 @@ def _gradients(flow, records, value, outs, watch):
     if not ends or not leaves:
         flow.gradient = 'no output depends on a parameter by what autograd knows'
         return dict.fromkeys(map(id, leaves))
-    def grads(*of):
-        return torch.autograd.grad(*of, retain_graph=value is not None, allow_unused=True)
-    found = grads(ends, leaves, list(_cotangents(ends)))
+    # As a scalar: given cotangents, PyTorch would load its compiler to compare their shapes.
+    whole = sum((t*z).sum().double() for t, z in zip(ends, _cotangents(ends)))
+    found = torch.autograd.grad(whole, leaves, retain_graph=value is not None, allow_unused=True)
     watch.on = False
     if value is not None:
         found = [None]*len(leaves)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHECKS', 'Trail', 'forward', 'backward', 'similarity', 'too_deep', 'residual', 'batch_norm', 'value_range', 'inputs',
-           'non_finite']
+           'non_finite', 'bands']
 
 # %% ../nbs/13c_signals.ipynb #dce83391
 import math
@@ -396,6 +396,32 @@ def non_finite(e: Evidence) -> Iterator[Finding | Skipped]:
         yield Finding('non-finite', 'error', name, 'nan or ∞', 'finite', None,
             f"The gradients of {len(e.flow.infinite)} parameters, {name} the first, are not finite: "
             "one step of training destroys the model.", 'ini.lsuv_(model, *batch)', '10_depth')
+
+# %% ../nbs/13c_signals.ipynb #0eedb40b
+def _band(trail, nodes, values, curved=True):
+    "For each node (lowest, highest) that is allowed about the first one's value."
+    walk = _walk(trail, nodes, curved)
+    wide = [allowed(math.sqrt(v), trail.e.tests) for _, v in walk]
+    return [(values[0] + c - w, values[0] + c + w) for (c, _), w in zip(walk, wide)]
+
+def bands(e: Evidence) -> list[dict]:
+    """Of each place on the chain the logs of the signal's mean square, of the gradient's sum of
+    squares and of 1 − cosine, as measured, and between which values they are healthy."""
+    trail = _trail(e)
+    if isinstance(trail, str): return []
+    rows = {n: dict(layer=n.where) for n in trail.places}
+    def add(what, nodes, values, curved=True):
+        for n, x, (low, high) in zip(nodes, values, _band(trail, nodes, values, curved)):
+            rows[n] |= {what: x, f'{what}_low': low, f'{what}_high': high}
+    for nodes in _pieces(trail):
+        nodes = [n for n in nodes if n in rows]
+        if nodes: add('signal', nodes, [trail.level(n) for n in nodes])
+    for n in rows: rows[n].setdefault('signal', trail.level(n))
+    gradients = _backward_values(trail, trail.places) if trail.places else None
+    if gradients: add('gradient', trail.places[::-1], gradients[::-1], False)
+    pairs = [n for n in trail.places if trail.seen(n).apart]
+    if pairs: add('apart', pairs, [math.log(trail.seen(n).apart) for n in pairs], False)
+    return list(rows.values())
 
 # %% ../nbs/13c_signals.ipynb #3fbd9404
 CHECKS = {'non-finite': non_finite, 'forward': forward, 'backward': backward,
