@@ -622,6 +622,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'initnotes.outputs.Ranks.look': ('outputs.html#ranks.look', 'initnotes/outputs.py'),
                                    'initnotes.outputs.Units': ('outputs.html#units', 'initnotes/outputs.py'),
                                    'initnotes.outputs.Units.__init__': ('outputs.html#units.__init__', 'initnotes/outputs.py'),
+                                   'initnotes.outputs.Units.constant': ('outputs.html#units.constant', 'initnotes/outputs.py'),
                                    'initnotes.outputs.Units.look': ('outputs.html#units.look', 'initnotes/outputs.py'),
                                    'initnotes.outputs.Units.want': ('outputs.html#units.want', 'initnotes/outputs.py'),
                                    'initnotes.outputs._First': ('outputs.html#_first', 'initnotes/outputs.py'),

@@ -24,7 +24,7 @@ from .stream import _arguments, _named, _storage
 from .thresholds import MATERIAL, errors, freezing
 from .evidence import Evidence, Finding, Skipped, _before, _cotangents, _floating
 
-# %% ../nbs/13d_outputs.ipynb #bf270bf6
+# %% ../nbs/13d_outputs.ipynb #04b87b1c
 _BENT = {'relu', 'threshold', 'clamp', 'clamp_min', 'hardtanh', 'gelu', 'silu', 'hardswish', 'mish',
          'elu', 'celu', 'tanh', 'sigmoid', 'hardsigmoid', 'erf'}
 
@@ -37,8 +37,8 @@ def _edges(op: str, options: tuple) -> tuple[float, float]:
     live = (slope >= math.exp(-MATERIAL/2)*slope.max()).nonzero().flatten()
     if not slope.max() > 0: return math.inf, math.inf
     low, high = live[0].item(), live[-1].item() + 1
-    ends = (-math.inf if low == 0 else z[low].item(), math.inf if high == 20000 else z[high].item())
-    return ends
+    return (-math.inf if low == 0 else round(z[low].item(), 6),
+            math.inf if high == 20000 else round(z[high].item(), 6))
 
 def _options(given: dict) -> tuple | None:
     "An activation's other arguments; None: they are tensors."
@@ -82,7 +82,7 @@ class _Recorder:
 
     def look(self, call: Any): "What a recorder does with it."
 
-# %% ../nbs/13d_outputs.ipynb #5170b5d4
+# %% ../nbs/13d_outputs.ipynb #058cab6f
 @dataclass
 class _Units:
     "What the units of an activation did, all inputs and positions together."
@@ -95,7 +95,8 @@ class _Units:
     low: torch.Tensor         # by unit, how many of these were flat below,
     high: torch.Tensor        # flat above,
     up: torch.Tensor          # and as far on the other side of zero
-    square: float             # mean square of what went in
+    square: float             # mean square of what went in, …
+    within: float             # … and its variance about each unit's mean
     alike: float | None = None      # share of silent units by random signs, …
     draws: int = 0                  # … in so many units
     empty: bool = False             # what went into the layer before it was zero
@@ -109,7 +110,8 @@ class _Units:
     def join(self, other: '_Units'):
         "The same layer ran once more."
         total = self.count + other.count
-        self.square = (self.count*self.square + other.count*other.square)/total
+        for k in ('square', 'within'):
+            setattr(self, k, (self.count*getattr(self, k) + other.count*getattr(other, k))/total)
         self.count, self.empty = total, self.empty and other.empty
         for k in ('low', 'high', 'up'): getattr(self, k).add_(getattr(other, k))
 
@@ -120,7 +122,7 @@ def _unit_dim(z, origins) -> int:
     conv = last is not None and 'conv' in last.op
     return 1 if conv and z.dim() > 2 else z.dim() - 1
 
-# %% ../nbs/13d_outputs.ipynb #1eb55d0d
+# %% ../nbs/13d_outputs.ipynb #e35a50bf
 def _signed(op: str, given: dict, edge: float) -> tuple[float | None, int, bool]:
     "Silent units of a layer with random signs in its weights: share, of how many; was all zero?"
     name = next((k for k in ('mat2', 'weight') if isinstance(given.get(k), torch.Tensor)), None)
@@ -146,12 +148,12 @@ class Units(_Recorder):
     "Notes how often the units of each activation are flat."
     def __init__(self):
         super().__init__()
-        self.found, self.product = {}, None
+        self.found, self.product, self.still = {}, None, set()   # memory of weights of zeros
 
     def want(self, op: str) -> bool: return op in _BENT
 
     def look(self, call):
-        if call.node is None: return
+        if call.node is None: return self.constant(call.given)
         if call.node.kind == 'weight': self.product = call.node, call.op, call.given
         if call.op not in _BENT or not call.node.came: return
         z, options = local(call.before('self').detach()), _options(call.given)
@@ -162,12 +164,20 @@ class Units(_Recorder):
         rows = z.movedim(_unit_dim(z, origins), -1).flatten(0, -2)
         new = _Units(call.op, edges, call.where, origins, call.node, len(rows),
                      (rows <= low).sum(0), (rows >= high).sum(0),
-                     (rows > -low).sum(0), rows.double().square().mean().item())
+                     (rows > -low).sum(0), rows.double().square().mean().item(),
+                     rows.double().var(0, correction=0).mean().item())
         key = call.where, *_named_all(origins, 'params'), call.op, new.n
         if new.off > new.on and self.product and origins == [self.product[0]]:
             new.alike, new.draws, new.empty = _signed(*self.product[1:], low)
         if key in self.found: self.found[key].join(new)
         else: self.found[key] = new
+
+    def constant(self, given):
+        "Weights that multiply zeros which no input changes: a first state, or DETR's first queries."
+        w, x = given.get('mat2', given.get('weight')), given.get('mat1', given.get('self'))
+        x = given.get('input', x)
+        if isinstance(w, torch.Tensor) and isinstance(x, torch.Tensor) and not x.any():
+            self.still.add(_storage(w)[0])
 
 # %% ../nbs/13d_outputs.ipynb #140b718d
 def _log_tail(k: int, n: int, p: float) -> float:
@@ -238,7 +248,7 @@ def dead(e: Evidence) -> Iterator[Finding | Skipped]:
     in a layer of a few units behind a norm, and leaky units, which are never quite off."""
     yield from _silent_units(e, 'dead', lambda u: u.op in _RELUS and u.edges[0] >= 0)
 
-# %% ../nbs/13d_outputs.ipynb #19f2ee10
+# %% ../nbs/13d_outputs.ipynb #ffe7720f
 def _feeds(nodes: list, at: Any, ends: set) -> bool:
     "Does a weight take this as its signal? (Or is it an output in `ends`?)"
     reached = {at}
@@ -248,6 +258,8 @@ def _feeds(nodes: list, at: Any, ends: set) -> bool:
         if n.kind == 'gate' and n.came[0] not in reached: continue
         reached.add(n)
     return not reached.isdisjoint(ends)
+
+_FLAT = 2/3         # of all numbers: .65 are flat where a sigmoid net starts at the edge of chaos
 
 def _flat_share(u: _Units) -> tuple[float, float]:
     "Share of numbers on a flat, and its standard error over units."
@@ -262,7 +274,7 @@ def _cooled(e: Evidence, u: _Units) -> str:
     shifts = _named_all(u.origins, 'shifts')
     added = sum(values[s].square().mean().item() for s in shifts)
     lines = [f'nn.init.zeros_(model.get_parameter({s!r}))' for s in shifts] if added > 1 else []
-    if (own := u.square - added) > 1:
+    if (own := u.within if added > 1 else u.square) > 1:
         lines += [f'model.get_parameter({p!r}).data.mul_({own**-.5:.3g})'
                   for p in _named_all(u.origins, 'params')]
     return '; '.join(lines)
@@ -270,10 +282,10 @@ def _cooled(e: Evidence, u: _Units) -> str:
 def saturated(e: Evidence) -> Iterator[Finding | Skipped]:
     """Activations that are flat for nearly all inputs.
 
-    On two sides (tanh, sigmoid, hardtanh, ReLU6): more than half of all numbers lie where the slope
-    is below e⁻³ of the steepest. On one (GELU, SiLU, ELU): units flat for every input, as in
+    On two sides (tanh, sigmoid, hardtanh, ReLU6): more than two thirds of all numbers lie where
+    the slope is below e⁻³ of the steepest. On one (GELU, SiLU, ELU): units flat for every input, as in
     `dead`. Gates and output sigmoids are left out. Known false alarms: a trained net that means to
-    be binary. Not seen: a tanh net at a std below 3, which learns, slowly."""
+    be binary. Not seen: a tanh net at a std below 5, which learns, slowly."""
     yield from _silent_units(e, 'saturated', lambda u: u.op not in _RELUS and u.edges[1] == math.inf)
     units = _recorder(e, Units, 'saturated')
     if units is None: return
@@ -282,10 +294,10 @@ def saturated(e: Evidence) -> Iterator[Finding | Skipped]:
         layer = _layer(u.origins, u.where)
         if not math.isfinite(u.edges[1]) or not e.wanted(layer) or u.n < 2: continue
         share, se = _flat_share(u)
-        if share - errors(e.tests)*se < .5: continue
+        if share - errors(e.tests)*se < _FLAT: continue
         if not _feeds(e.flow.nodes, u.node, ends if u.op in ('tanh', 'hardtanh') else set()): continue
         yield Finding(
-            'saturated', 'warning', layer, share, .5, se,
+            'saturated', 'warning', layer, share, _FLAT, se,
             f"{share:.0%} of the numbers that go into {u.op} behind {layer} lie where it is flat "
             f"(beyond {u.edges[0]:.2g} and {u.edges[1]:.2g}; their rms is {u.square**.5:.3g}): "
             "less than e⁻⁶ of a gradient's power comes through there.",
@@ -676,7 +688,7 @@ def _tried(e: Evidence, run: Callable) -> Any:
 def _values(e: Evidence) -> dict:
     return {n: p.detach().clone() for n, p in e.model.named_parameters()}
 
-# %% ../nbs/13d_outputs.ipynb #dba74408
+# %% ../nbs/13d_outputs.ipynb #2ae3158d
 @dataclass
 class _Steps:
     "What two steps showed of parameters without a gradient."
@@ -706,7 +718,10 @@ def _two_steps(e: Evidence, zero: list[str]) -> _Steps:
 
 def _excused(e: Evidence, steps: _Steps) -> dict[str, str]:
     "Parameters that have no gradient with this batch, or by design: name → why."
-    one, roles = e.recorded(Attention), {r.name: r.role for r in e.parameters}
+    one, units = e.recorded(Attention), e.recorded(Units)
+    still = {r.name for r in e.parameters if units and _storage(r.value)[0] in units.still}
+    fed = {r.module for r in e.parameters if r.role == 'input' and r.name not in steps.stuck}
+    still |= {r.name for r in e.parameters if r.role == 'recurrent' and r.module in fed}
     lost = {p for n in e.flow.nodes if n.kind == 'weight' and (s := e.flow.seen.get(n)) and s.source
             and s.source.log_ms.isneginf().all() and not any(m.came for m in n.came)
             for p in n.params}
@@ -716,13 +731,13 @@ def _excused(e: Evidence, steps: _Steps) -> dict[str, str]:
     why = {}
     for n in steps.stuck:
         if one and n in one.one: why[n] = 'it acts on a softmax over one key only, in this batch'
-        elif roles.get(n) == 'recurrent': why[n] = 'the state that it multiplies is zero'
+        elif n in still: why[n] = 'what it multiplies is constant, and zero'
         elif n in lost: why[n] = 'the batch has nothing but zeros for it'
         elif n in looked and n in steps.cut and routed:
             why[n] = 'a codebook that is chosen from gets its gradient from its own loss'
     return why
 
-# %% ../nbs/13d_outputs.ipynb #21823333
+# %% ../nbs/13d_outputs.ipynb #67bb5e6f
 def _revived(e: Evidence, stuck: list[str]) -> str:
     "Python that draws anew what is zero among these, or repairs the layers that are silent."
     lines = {}
@@ -751,9 +766,10 @@ def no_gradient(e: Evidence) -> Iterator[Finding | Skipped]:
     weights of one time step, inputs that are zero."""
     if e.flow is None or (e.flow.gradient or '').startswith('the backward'):
         return (yield Skipped('no-gradient', '(model)', e.flow.gradient if e.flow else e.stopped))
-    zero = [n for n in e.flow.zero_grad if e.wanted(n)]
-    if not zero: return
-    steps = _tried(e, lambda: _two_steps(e, e.flow.zero_grad))
+    free = {r.name for r in e.parameters if r.value.requires_grad and r.value.numel()}
+    zero = [n for n in e.flow.zero_grad if n in free]
+    if not any(e.wanted(n) for n in zero): return
+    steps = _tried(e, lambda: _two_steps(e, zero))
     if steps is None:
         return (yield Skipped('no-gradient', zero[0], 'no gradient at the start, and the model '
                               'does not run on copies of its parameters'))
