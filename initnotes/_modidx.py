@@ -667,6 +667,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'initnotes.outputs._once_more': ('outputs.html#_once_more', 'initnotes/outputs.py'),
                                    'initnotes.outputs._options': ('outputs.html#_options', 'initnotes/outputs.py'),
                                    'initnotes.outputs._origins': ('outputs.html#_origins', 'initnotes/outputs.py'),
+                                   'initnotes.outputs._own_gate': ('outputs.html#_own_gate', 'initnotes/outputs.py'),
                                    'initnotes.outputs._recorder': ('outputs.html#_recorder', 'initnotes/outputs.py'),
                                    'initnotes.outputs._redraw': ('outputs.html#_redraw', 'initnotes/outputs.py'),
                                    'initnotes.outputs._revived': ('outputs.html#_revived', 'initnotes/outputs.py'),

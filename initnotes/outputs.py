@@ -210,12 +210,9 @@ def _redraw(e: Evidence, origins: list) -> str:
         lines.append(f'{at}.reset_parameters()' if norm else f'ini.init_({at})')
     return '; '.join(lines)
 
-# %% ../nbs/13d_outputs.ipynb #d6d37c3b
-def _silent_units(e: Evidence, check: str, ops: Callable) -> Iterator[Finding | Skipped]:
+# %% ../nbs/13d_outputs.ipynb #8cd6dae9
+def _silent_units(e: Evidence, check: str, some: list) -> Iterator[Finding]:
     "Units that are flat below for every input, more of them than theory explains."
-    if (units := _recorder(e, Units, check)) is None: return (yield _blind(e, Units, check))
-    some = [u for u in units.found.values() if ops(u) and math.isfinite(u.edges[0])]
-    if not some: return (yield Skipped(check, '(model)', 'no layer feeds such an activation'))
     for u in some:
         layer, expected = _layer(u.origins, u.where), _too_silent(u, e.tests)
         if expected is None or not e.wanted(layer): continue
@@ -226,6 +223,16 @@ def _silent_units(e: Evidence, check: str, ops: Callable) -> Iterator[Finding | 
             f"they see, {u.on} are always on; weights without a preference make the two alike. "
             "A unit that is always off passes no gradient and does not learn.",
             _redraw(e, u.origins), '08_inside')
+
+def _own_gate(nodes: list, u: _Units) -> bool:
+    "Does an activation multiply what it is made of, as in a GELU or SiLU that is written out?"
+    reached = {u.node}
+    for n in nodes[u.node.index + 1:]:
+        if not n.came or reached.isdisjoint(n.came) or n.kind == 'weight': continue
+        others = [m for m in n.came if m not in reached]
+        if n.kind == 'gate' and others: return _origins(others[0]) == u.origins
+        reached.add(n)
+    return False
 
 def _recorder(e, kind, check):
     "The recorder of this class, if it saw the forward pass."
@@ -246,9 +253,12 @@ def dead(e: Evidence) -> Iterator[Finding | Skipped]:
     beyond that is reported, from a tenth of a layer on. Known false alarms: a trained net whose
     biases have become negative, and a sparse autoencoder that means to be off. Not seen: units off
     in a layer of a few units behind a norm, and leaky units, which are never quite off."""
-    yield from _silent_units(e, 'dead', lambda u: u.op in _RELUS and u.edges[0] >= 0)
+    if (units := _recorder(e, Units, 'dead')) is None: return (yield _blind(e, Units, 'dead'))
+    some = [u for u in units.found.values() if u.op in _RELUS and 0 <= u.edges[0] < math.inf]
+    if not some: yield Skipped('dead', '(model)', 'no layer feeds a ReLU')
+    yield from _silent_units(e, 'dead', some)
 
-# %% ../nbs/13d_outputs.ipynb #ffe7720f
+# %% ../nbs/13d_outputs.ipynb #1f1c0c56
 def _feeds(nodes: list, at: Any, ends: set) -> bool:
     "Does a weight take this as its signal? (Or is it an output in `ends`?)"
     reached = {at}
@@ -286,11 +296,15 @@ def saturated(e: Evidence) -> Iterator[Finding | Skipped]:
     the slope is below e⁻³ of the steepest. On one (GELU, SiLU, ELU): units flat for every input, as in
     `dead`. Gates and output sigmoids are left out. Known false alarms: a trained net that means to
     be binary. Not seen: a tanh net at a std below 5, which learns, slowly."""
-    yield from _silent_units(e, 'saturated', lambda u: u.op not in _RELUS and u.edges[1] == math.inf)
     units = _recorder(e, Units, 'saturated')
-    if units is None: return
+    if units is None: return (yield _blind(e, Units, 'saturated'))
+    some = [u for u in units.found.values() if u.op not in _RELUS or u.edges[1] < math.inf]
+    if not some: yield Skipped('saturated', '(model)', 'no layer feeds an activation that saturates')
+    yield from _silent_units(e, 'saturated', [
+        u for u in some if u.op not in _RELUS and -math.inf < u.edges[0]
+        and (u.edges[1] == math.inf or _own_gate(e.flow.nodes, u))])
     ends = {n for n, _ in e.flow.last}
-    for u in units.found.values():
+    for u in some:
         layer = _layer(u.origins, u.where)
         if not math.isfinite(u.edges[1]) or not e.wanted(layer) or u.n < 2: continue
         share, se = _flat_share(u)
@@ -303,13 +317,14 @@ def saturated(e: Evidence) -> Iterator[Finding | Skipped]:
             "less than e⁻⁶ of a gradient's power comes through there.",
             _cooled(e, u), '04_why_sqrt5')
 
-# %% ../nbs/13d_outputs.ipynb #a0372902
+# %% ../nbs/13d_outputs.ipynb #9d485320
 @dataclass
 class _Site:
     "One softmax over keys."
     where: str
     sides: list            # of the product: the origins of queries and of keys
     ratio: torch.Tensor    # s²/(2 ln T), for each sequence and head
+    freedom: float         # directions in which the rows of one of these differ, on the average
     std: float             # of the logits
     keys: float            # mean number of keys that a row may choose from
 
@@ -322,8 +337,8 @@ def _visible(rows: torch.Tensor) -> torch.Tensor:
     behind = nn.functional.pad(cut.cumsum(-1) > 0, (1, 0))
     return torch.empty_like(behind).scatter_(-1, order, ~behind)
 
-def _spread(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    "Variance over the visible keys of each row, about a line; and how many keys those are."
+def _spread(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    "Of the visible keys of each row: variance about a line, number, and what is left of them."
     rows = logits.double().reshape(-1, logits.shape[-1])
     seen = _visible(rows)
     n = seen.sum(-1)
@@ -331,13 +346,20 @@ def _spread(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     at = torch.arange(rows.shape[-1], dtype=rows.dtype, device=rows.device).expand_as(rows)
     y, t = rows - mean(rows), at - mean(at)
     y = torch.where(seen, y - t*mean(y*t)/mean(t*t).clamp(min=1e-9), 0.)
-    return y.square().sum(-1)/(n - 2).clamp(min=1), n
+    return y.square().sum(-1)/(n - 2).clamp(min=1), n, y
+
+def _directions(rows: torch.Tensor) -> float:
+    "In how many directions rows lie: (Σλ)²/Σλ² of their products."
+    rows = rows[:, ::-(-rows.shape[1]//4096)].double()
+    gram = rows @ rows.T
+    total = gram.square().sum().item()
+    return gram.trace().item()**2/total if total else 0.
 
 def _some(n: int, most: int) -> torch.Tensor:
     "Indices of at most so many of n, the first and the last among them."
     return torch.linspace(0, n - 1, min(n, most), device='cpu').round().long()
 
-# %% ../nbs/13d_outputs.ipynb #5d0a5b82
+# %% ../nbs/13d_outputs.ipynb #49fe0aea
 _SCALED = re.compile('.*dot_product.*attention.*')
 _KEYS = 8           # a softmax over fewer has little to freeze
 
@@ -375,11 +397,15 @@ class Attention(_Recorder):
     def __init__(self):
         super().__init__()
         self.sites, self.short, self.one = [], 0, set()    # .one: parameters behind a single key
+        self.width = {}                                    # of what a weight makes
 
     def want(self, op: str) -> bool: return op == '_softmax'
 
     def look(self, call):
         if call.node is None: return
+        if call.node.kind == 'weight':
+            made = call.out[0]
+            self.width[call.node] = 1 if call.op == 'mv' else made.shape[1 if 'conv' in call.op else -1]
         if _SCALED.fullmatch(call.op) and call.given['query'].dim() == 4:
             value = call.node.came[0]
             two = [n for n in call.node.came if n is not value] or [value]
@@ -388,8 +414,8 @@ class Attention(_Recorder):
         z, (two, product) = local(call.before('self')), _before_softmax(call.node.came[0])
         z = z.movedim(call.given['dim'], -1)
         if not product:                    # of one weight: a router, or a head?
-            fans = [n.size//max(1, call.node.size//z.shape[-1]) for n in two]
-            if not two or fans[0] > 1: return
+            width = self.width.get(two[0], 0) if two else 0
+            if not width or width > 1 and width % z.shape[-1] == 0: return
         self.note(call, two, z.shape[-1], lambda: self.rows(z))
 
     def rows(self, z):
@@ -405,17 +431,18 @@ class Attention(_Recorder):
         if keys < _KEYS: self.short += 1
         if keys < _KEYS: return
         z = logits()
-        variance, n = _spread(z)
+        variance, n, y = _spread(z)
         enough = n >= _KEYS
         if not enough.any(): self.short += 1
         if not enough.any(): return
         ratio = torch.where(enough, variance/2/n.clamp(min=2).double().log(), math.nan)
         each = ratio.reshape(-1, z.shape[-2]).nanmean(-1)
-        self.sites.append(_Site(call.where, sides, each[~each.isnan()].cpu(),
+        ways = [_directions(one) for one in y.reshape(-1, *z.shape[-2:])[:16]]
+        self.sites.append(_Site(call.where, sides, each[~each.isnan()].cpu(), sum(ways)/len(ways),
                                 variance[enough].mean().sqrt().item(),
                                 n[enough].double().mean().item()))
 
-# %% ../nbs/13d_outputs.ipynb #4bbb9d23
+# %% ../nbs/13d_outputs.ipynb #fc13805c
 def _calmed(e: Evidence, site: _Site) -> str:
     "Python that makes the logits of variance one."
     if not site.sides: return ''
@@ -449,23 +476,17 @@ def attention(e: Evidence) -> Iterator[Finding | Skipped]:
             yield Finding('attention', 'info', s.where, 0., None, None,
                           f"All keys of {s.where} are alike, so its attention is uniform: queries "
                           "and keys get no gradient yet.", '', '12_residual')
-        se = s.ratio.std().item()/math.sqrt(n) if n > 1 else mean/math.sqrt(2)
-        if mean - errors(e.tests)*se < 1: continue
+        vary = s.ratio.std().item()/mean if n > 1 and mean else 0.
+        se = max(vary, math.sqrt(2/max(1, s.freedom)))/math.sqrt(n)          # of the log
+        if not mean or math.log(mean) < errors(e.tests)*se: continue
         yield Finding(
-            'attention', 'warning', s.where, s.std, freezing(s.keys), se*s.std/2/mean,
+            'attention', 'warning', s.where, s.std, freezing(s.keys), se*s.std/2,
             f"The attention logits of {s.where} have a std of {s.std:.3g}; over {s.keys:.0f} keys "
             f"a softmax freezes at √(2 ln T) = {freezing(s.keys):.3g}. Each query looks at one "
             "key, chosen at random, and next to no gradient comes through.",
             _calmed(e, s), '12_residual')
 
-# %% ../nbs/13d_outputs.ipynb #ee16e062
-def _directions(rows: torch.Tensor) -> float:
-    "In how many directions rows lie: (Σλ)²/Σλ² of their products."
-    rows = rows[:, ::-(-rows.shape[1]//4096)].double()
-    gram = rows @ rows.T
-    total = gram.square().sum().item()
-    return gram.trace().item()**2/total if total else 0.
-
+# %% ../nbs/13d_outputs.ipynb #307159d1
 @dataclass
 class _First:
     "A cross-entropy at the start."
@@ -552,7 +573,7 @@ def _hot(f: _First, tests: int) -> bool:
     lnc = math.log(f.classes)
     return f.square > 2*lnc*chance and f.value > lnc
 
-# %% ../nbs/13d_outputs.ipynb #03568903
+# %% ../nbs/13d_outputs.ipynb #ea184b0b
 def _heads(e: Evidence, f: _First) -> list:
     "Nodes of the weights that made the logits."
     return [] if f.node is None else [n for n in _origins(f.node) if n.kind == 'weight']
@@ -611,7 +632,7 @@ def tied(e: Evidence) -> Iterator[Finding | Skipped]:
         return (yield Skipped('tied', next(iter(shared)), why))
     for f in recorder.found:
         names = [p for n in _heads(e, f) for p in n.params if p in shared]
-        if not names or not _hot(f, e.tests) or not e.wanted(names[0]): continue
+        if not names or not _hot(f, e.tests) or not e.wanted(_module(names[0])): continue
         p = next(local(r.value) for r in e.parameters if r.name == names[0])
         yield Finding(
             'tied', 'warning', names[0], p.detach().double().square().mean().sqrt().item(),
@@ -688,7 +709,7 @@ def _tried(e: Evidence, run: Callable) -> Any:
 def _values(e: Evidence) -> dict:
     return {n: p.detach().clone() for n, p in e.model.named_parameters()}
 
-# %% ../nbs/13d_outputs.ipynb #2ae3158d
+# %% ../nbs/13d_outputs.ipynb #566c77b3
 @dataclass
 class _Steps:
     "What two steps showed of parameters without a gradient."
@@ -712,7 +733,7 @@ def _two_steps(e: Evidence, zero: list[str]) -> _Steps:
         found = _once_more(e, values, both=step == 2)
         moving += [n for n in still if _moves(found[0][n]) and n not in moving]
     stuck = [n for n in still if not _moves(found[0][n]) and n not in moving]
-    apart = [n for n in stuck if len(found) > 1 and found[0][n] is None and _moves(found[1][n])]
+    apart = [n for n in stuck if moving and len(found) > 1 and found[0][n] is None and _moves(found[1][n])]
     return _Steps([n for n in stuck if n not in apart], [n for n in still if n in moving], apart,
                   [n for n in stuck if found[0][n] is None])
 
@@ -737,7 +758,7 @@ def _excused(e: Evidence, steps: _Steps) -> dict[str, str]:
             why[n] = 'a codebook that is chosen from gets its gradient from its own loss'
     return why
 
-# %% ../nbs/13d_outputs.ipynb #67bb5e6f
+# %% ../nbs/13d_outputs.ipynb #ffebf5ce
 def _revived(e: Evidence, stuck: list[str]) -> str:
     "Python that draws anew what is zero among these, or repairs the layers that are silent."
     lines = {}
@@ -747,10 +768,12 @@ def _revived(e: Evidence, stuck: list[str]) -> str:
         if r.role == 'scale': lines[f'nn.init.ones_(model.get_parameter({r.name!r}))'] = True
         elif r.role == 'embedding': lines[f'nn.init.normal_(model.get_parameter({r.name!r}))'] = True
         elif r.role not in ('bias', 'shift', 'gate bias'): lines[f'ini.init_({at})'] = True
-    if not lines:
+    if not lines and (units := _recorder(e, Units, 'no-gradient')):
         for check in (dead, saturated):
             for f in check(e):
                 if isinstance(f, Finding) and f.fix: lines[f.fix] = True
+        if not lines: lines = {_redraw(e, u.origins): True for u in units.found.values()
+                               if u.off == u.n and not u.empty}
     return '; '.join(lines)
 
 def _listed(names: list[str], most: int = 4) -> str:
@@ -768,14 +791,14 @@ def no_gradient(e: Evidence) -> Iterator[Finding | Skipped]:
         return (yield Skipped('no-gradient', '(model)', e.flow.gradient if e.flow else e.stopped))
     free = {r.name for r in e.parameters if r.value.requires_grad and r.value.numel()}
     zero = [n for n in e.flow.zero_grad if n in free]
-    if not any(e.wanted(n) for n in zero): return
+    if not any(e.wanted(_module(n)) for n in zero): return
     steps = _tried(e, lambda: _two_steps(e, zero))
     if steps is None:
         return (yield Skipped('no-gradient', zero[0], 'no gradient at the start, and the model '
                               'does not run on copies of its parameters'))
     excused = _excused(e, steps)
     for n, why in excused.items(): yield Skipped('no-gradient', n, why)
-    late, apart = ([n for n in names if e.wanted(n)] for names in (steps.late, steps.apart))
+    late, apart = ([n for n in names if e.wanted(_module(n))] for names in (steps.late, steps.apart))
     if late: yield Finding(
         'no-gradient', 'info', _module(late[-1]), 0., None, None,
         f"No gradient at the start reaches {_listed(late)}, but it does after two steps: so it "
@@ -783,7 +806,7 @@ def no_gradient(e: Evidence) -> Iterator[Finding | Skipped]:
     if apart: yield Finding(
         'no-gradient', 'info', _module(apart[-1]), 0., None, None,
         f"The loss does not depend on {_listed(apart)}, though an output does.", '', '')
-    stuck = [n for n in steps.stuck if n not in excused and e.wanted(n)]
+    stuck = [n for n in steps.stuck if n not in excused and e.wanted(_module(n))]
     if stuck: yield _stuck(e, stuck, [n for n in stuck if n in steps.cut])
 
 def _stuck(e: Evidence, stuck: list[str], cut: list[str]) -> Finding:
@@ -798,7 +821,7 @@ def _stuck(e: Evidence, stuck: list[str], cut: list[str]) -> Finding:
         f"of all other parameters. {why} They will not learn.",
         '' if len(cut) == len(stuck) else _revived(e, stuck), '04_why_sqrt5')
 
-# %% ../nbs/13d_outputs.ipynb #3bf524ba
+# %% ../nbs/13d_outputs.ipynb #a54776cb
 def _idle(e: Evidence, names: list[str]) -> set[str]:
     "Those in a list of modules of which others ran, in a model that chooses by numbers: experts."
     if not any(n.op in _ROUTES for n in e.flow.nodes): return set()
@@ -837,7 +860,7 @@ def unused(e: Evidence) -> Iterator[Finding | Skipped]:
     that were dropped at random are tried again."""
     if e.flow is None or e.flow.gradient:
         return (yield Skipped('unused', '(model)', e.flow.gradient if e.flow else e.stopped))
-    names = [n for n in e.flow.unreached if e.wanted(n)]
+    names = [n for n in e.flow.unreached if e.wanted(_module(n))]
     idle = _idle(e, names)
     if idle: yield Skipped('unused', _module(min(idle)), f"this batch does not reach "
                            f"{len(idle)} parameters of experts, such as {min(idle)}")
@@ -853,8 +876,9 @@ def unused(e: Evidence) -> Iterator[Finding | Skipped]:
         yield Finding(
             'unused', 'warning', _module(at) if at in own else at, float(n), 0., None,
             f"No output depends on {at} ({n:,} numbers" +
-            (", though it is run" if called else "") + "): it is written, stored and counted, and "
-            "never learns. A layer that was meant to be called is easily forgotten.",
+            "): it is written, stored and counted, and never learns. " +
+            ("It is run, but what it makes is not used, or leaves PyTorch on the way." if called
+             else "A layer that was meant to be called is easily forgotten."),
             '' if called else f'setattr({value}, {child!r}, None)', '04a_layers')
 
 # %% ../nbs/13d_outputs.ipynb #c5e0353b
