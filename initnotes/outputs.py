@@ -525,7 +525,7 @@ class _Running(TorchDispatchMode):
         self.hand(_named(func), _arguments(func, args, kwargs or {})[0], out)
         return out
 
-# %% ../nbs/13d_outputs.ipynb #a0aa6aa0
+# %% ../nbs/13d_outputs.ipynb #70b0f469
 class FirstLoss(_Recorder):
     "Notes the cross-entropies of a forward pass, and of the loss behind it."
     def __init__(self):
@@ -566,17 +566,23 @@ class FirstLoss(_Recorder):
                 found = _logit_spread(out, dim)
                 return self.found.append(_First(*found, value.item(), self.nodes(out)))
 
-def _hot(f: _First, tests: int) -> bool:
-    "Are the logits past the freezing point, by more than chance (Wilson and Hilferty 1931)?"
-    v = 2/(9*max(f.freedom, 1.))
-    chance = (1 - v + errors(tests)*math.sqrt(v))**3
-    lnc = math.log(f.classes)
-    return f.square > 2*lnc*chance and f.value > lnc
-
-# %% ../nbs/13d_outputs.ipynb #ea184b0b
+# %% ../nbs/13d_outputs.ipynb #3cbf0d2c
 def _heads(e: Evidence, f: _First) -> list:
     "Nodes of the weights that made the logits."
     return [] if f.node is None else [n for n in _origins(f.node) if n.kind == 'weight']
+
+def _drift(e: Evidence, f: _First) -> float:
+    "By how much, in ln, the signal has grown before the head, if that is not material."
+    before = [s.source.log_ms.mean().item() for n in _heads(e, f)
+              if (s := e.flow.seen.get(n)) and s.source]
+    return min(max([0., *before]), MATERIAL)
+
+def _hot(e: Evidence, f: _First) -> bool:
+    "Are the logits past the freezing point, by more than chance (Wilson and Hilferty 1931)?"
+    v = 2/(9*max(f.freedom, 1.))
+    chance = (1 - v + errors(e.tests)*math.sqrt(v))**3
+    lnc = math.log(f.classes)
+    return f.square*math.exp(-_drift(e, f)) > 2*lnc*chance and f.value > lnc
 
 def _shared(e: Evidence) -> dict:
     "Parameters that are both looked up and multiplied by: name → node of the product."
@@ -608,7 +614,7 @@ def initial_loss(e: Evidence) -> Iterator[Finding | Skipped]:
     for f in recorder.found:
         heads = _heads(e, f)
         layer = _layer(heads, '(model)')
-        if not _hot(f, e.tests) or not e.wanted(layer): continue
+        if not _hot(e, f) or not e.wanted(layer): continue
         lnc, s = math.log(f.classes), math.sqrt(f.square)
         yield Finding(
             'initial-loss', 'warning', layer, f.value, lnc, None,
@@ -632,7 +638,7 @@ def tied(e: Evidence) -> Iterator[Finding | Skipped]:
         return (yield Skipped('tied', next(iter(shared)), why))
     for f in recorder.found:
         names = [p for n in _heads(e, f) for p in n.params if p in shared]
-        if not names or not _hot(f, e.tests) or not e.wanted(_module(names[0])): continue
+        if not names or not _hot(e, f) or not e.wanted(_module(names[0])): continue
         p = next(local(r.value) for r in e.parameters if r.name == names[0])
         yield Finding(
             'tied', 'warning', names[0], p.detach().double().square().mean().sqrt().item(),
@@ -821,23 +827,24 @@ def _stuck(e: Evidence, stuck: list[str], cut: list[str]) -> Finding:
         f"of all other parameters. {why} They will not learn.",
         '' if len(cut) == len(stuck) else _revived(e, stuck), '04_why_sqrt5')
 
-# %% ../nbs/13d_outputs.ipynb #a54776cb
-def _idle(e: Evidence, names: list[str]) -> set[str]:
-    "Those in a list of modules of which others ran, in a model that chooses by numbers: experts."
-    if not any(n.op in _ROUTES for n in e.flow.nodes): return set()
+# %% ../nbs/13d_outputs.ipynb #511a1b3b
+def _in_turn(e: Evidence, names: list[str]) -> set[str]:
+    "Those in a list of modules of which others ran."
     ran = {n for node in e.flow.nodes for n in (*node.params, *node.shifts)}
     def places(n): return [n[:m.start()] for m in re.finditer(r'\.\d+\.', n)]
     alive = {p for n in ran for p in places(n)}
     return {n for n in names if alive.intersection(places(n))}
 
-def _dropped(e: Evidence, names: list[str]) -> set[str]:
-    "Those that an output does depend on, with other random numbers."
+def _dropped(e: Evidence, names: list[str]) -> tuple[set[str], bool]:
+    "Those that an output does depend on, with other random numbers; are any drawn at all?"
+    def states(): return random.getstate(), torch.get_rng_state().tolist()
     def run():
         torch.manual_seed(torch.initial_seed() + 1)
         random.seed(1)
-        return _once_more(replace(e, loss=None), _values(e))[0]
-    found = _tried(e, run) or {}
-    return {n for n in names if found.get(n) is not None}
+        before = states()
+        return _once_more(replace(e, loss=None), _values(e))[0], before != states()
+    found, drawn = _tried(e, run) or ({}, False)
+    return {n for n in names if found.get(n) is not None}, drawn
 
 def _whole(e: Evidence, names: list[str]) -> dict[str, list[str]]:
     "The largest modules that are unused as a whole, or else single parameters: their names."
@@ -856,18 +863,21 @@ def unused(e: Evidence) -> Iterator[Finding | Skipped]:
     """Parameters that no output depends on, in the mode the model is in and with this batch.
 
     Known false alarms: what only another mode or method uses (a mask token in training, a decoder);
-    it is true of this pass. Experts that the batch does not reach are skipped and said so, layers
-    that were dropped at random are tried again."""
+    it is true of this pass. Experts that the batch does not reach, and layers dropped at random,
+    are skipped and said so. Not seen: a forgotten layer in a list, in a model that draws or chooses
+    which of the list to run."""
     if e.flow is None or e.flow.gradient:
         return (yield Skipped('unused', '(model)', e.flow.gradient if e.flow else e.stopped))
     names = [n for n in e.flow.unreached if e.wanted(_module(n))]
-    idle = _idle(e, names)
-    if idle: yield Skipped('unused', _module(min(idle)), f"this batch does not reach "
-                           f"{len(idle)} parameters of experts, such as {min(idle)}")
+    chosen = any(n.op in _ROUTES for n in e.flow.nodes)
+    reason = 'this batch does not reach these experts'
+    if names and not chosen and e.model.training:
+        reached, chosen = _dropped(e, names)
+        names = [n for n in names if n not in reached]
+        reason = 'it was dropped at random'
+    idle = _in_turn(e, names) if chosen else set()
+    for at in _whole(e, sorted(idle)): yield Skipped('unused', at, reason)
     names = [n for n in names if n not in idle]
-    if names and e.model.training:
-        dropped = _dropped(e, names)
-        names = [n for n in names if n not in dropped]
     for at, own in _whole(e, names).items():
         above, _, child = at.rpartition('.')
         called = at not in e.flow.silent_modules and at not in own
