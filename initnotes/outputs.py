@@ -82,8 +82,8 @@ class _Recorder:
 
     def look(self, call: Any): "What a recorder does with it."
 
-# %% ../nbs/13d_outputs.ipynb #058cab6f
-@dataclass
+# %% ../nbs/13d_outputs.ipynb #3c7a5973
+@dataclass(eq=False)
 class _Units:
     "What the units of an activation did, all inputs and positions together."
     op: str
@@ -122,12 +122,17 @@ def _unit_dim(z, origins) -> int:
     conv = last is not None and 'conv' in last.op
     return 1 if conv and z.dim() > 2 else z.dim() - 1
 
-# %% ../nbs/13d_outputs.ipynb #e35a50bf
+def _arriving(given: dict) -> torch.Tensor | None:
+    "What a layer with weights multiplies."
+    x = given.get('mat1', given.get('input', given.get('self')))
+    return x if isinstance(x, torch.Tensor) and x.is_floating_point() else None
+
+# %% ../nbs/13d_outputs.ipynb #993aa010
 def _signed(op: str, given: dict, edge: float) -> tuple[float | None, int, bool]:
     "Silent units of a layer with random signs in its weights: share, of how many; was all zero?"
     name = next((k for k in ('mat2', 'weight') if isinstance(given.get(k), torch.Tensor)), None)
-    x = given.get('mat1', given.get('input', given.get('self')))
-    if name is None or not isinstance(x, torch.Tensor): return None, 0, False
+    x = _arriving(given)
+    if name is None or x is None: return None, 0, False
     w, empty = given[name], not x.any().item()
     if not ('conv' in op or op in ('addmm', 'mm', 'linear')) or hasattr(w, 'device_mesh'):
         return None, 0, empty
@@ -174,9 +179,8 @@ class Units(_Recorder):
 
     def constant(self, given):
         "Weights that multiply zeros which no input changes: a first state, or DETR's first queries."
-        w, x = given.get('mat2', given.get('weight')), given.get('mat1', given.get('self'))
-        x = given.get('input', x)
-        if isinstance(w, torch.Tensor) and isinstance(x, torch.Tensor) and not x.any():
+        w, x = given.get('mat2', given.get('weight')), _arriving(given)
+        if isinstance(w, torch.Tensor) and x is not None and not x.any():
             self.still.add(_storage(w)[0])
 
 # %% ../nbs/13d_outputs.ipynb #140b718d
@@ -258,7 +262,7 @@ def dead(e: Evidence) -> Iterator[Finding | Skipped]:
     if not some: yield Skipped('dead', '(model)', 'no layer feeds a ReLU')
     yield from _silent_units(e, 'dead', some)
 
-# %% ../nbs/13d_outputs.ipynb #1f1c0c56
+# %% ../nbs/13d_outputs.ipynb #36b9c233
 def _feeds(nodes: list, at: Any, ends: set) -> bool:
     "Does a weight take this as its signal? (Or is it an output in `ends`?)"
     reached = {at}
@@ -300,13 +304,13 @@ def saturated(e: Evidence) -> Iterator[Finding | Skipped]:
     if units is None: return (yield _blind(e, Units, 'saturated'))
     some = [u for u in units.found.values() if u.op not in _RELUS or u.edges[1] < math.inf]
     if not some: yield Skipped('saturated', '(model)', 'no layer feeds an activation that saturates')
-    yield from _silent_units(e, 'saturated', [
-        u for u in some if u.op not in _RELUS and -math.inf < u.edges[0]
-        and (u.edges[1] == math.inf or _own_gate(e.flow.nodes, u))])
+    one = [u for u in some if u.op not in _RELUS and -math.inf < u.edges[0]
+           and (u.edges[1] == math.inf or _own_gate(e.flow.nodes, u))]
+    yield from _silent_units(e, 'saturated', one)
     ends = {n for n, _ in e.flow.last}
     for u in some:
         layer = _layer(u.origins, u.where)
-        if not math.isfinite(u.edges[1]) or not e.wanted(layer) or u.n < 2: continue
+        if u in one or u.edges[1] == math.inf or u.n < 2 or not e.wanted(layer): continue
         share, se = _flat_share(u)
         if share - errors(e.tests)*se < _FLAT: continue
         if not _feeds(e.flow.nodes, u.node, ends if u.op in ('tanh', 'hardtanh') else set()): continue
@@ -486,7 +490,11 @@ def attention(e: Evidence) -> Iterator[Finding | Skipped]:
             "key, chosen at random, and next to no gradient comes through.",
             _calmed(e, s), '12_residual')
 
-# %% ../nbs/13d_outputs.ipynb #307159d1
+# %% ../nbs/13d_outputs.ipynb #5e07591d
+def _mean_square(x: torch.Tensor) -> float:
+    x = local(x.detach())
+    return torch.linalg.vector_norm(x, dtype=torch.float64).item()**2/max(1, x.numel())
+
 @dataclass
 class _First:
     "A cross-entropy at the start."
@@ -525,14 +533,18 @@ class _Running(TorchDispatchMode):
         self.hand(_named(func), _arguments(func, args, kwargs or {})[0], out)
         return out
 
-# %% ../nbs/13d_outputs.ipynb #70b0f469
+# %% ../nbs/13d_outputs.ipynb #cdfeeced
 class FirstLoss(_Recorder):
     "Notes the cross-entropies of a forward pass, and of the loss behind it."
     def __init__(self):
         super().__init__()
         self.found, self.open, self.given = [], {}, False
+        self.arrived = {}          # of each node of a weight: mean square of what it multiplied
 
-    def look(self, call): self.step(call.op, call.given, call.out, call.node)
+    def look(self, call):
+        x = _arriving(call.given) if call.node and call.node.kind == 'weight' else None
+        if x is not None: self.arrived[call.node] = _mean_square(x)
+        self.step(call.op, call.given, call.out, call.node)
 
     def step(self, op, given, out, node=None):
         "An operation was run."
@@ -566,16 +578,15 @@ class FirstLoss(_Recorder):
                 found = _logit_spread(out, dim)
                 return self.found.append(_First(*found, value.item(), self.nodes(out)))
 
-# %% ../nbs/13d_outputs.ipynb #3cbf0d2c
+# %% ../nbs/13d_outputs.ipynb #b174d21d
 def _heads(e: Evidence, f: _First) -> list:
     "Nodes of the weights that made the logits."
     return [] if f.node is None else [n for n in _origins(f.node) if n.kind == 'weight']
 
 def _drift(e: Evidence, f: _First) -> float:
     "By how much, in ln, the signal has grown before the head, if that is not material."
-    before = [s.source.log_ms.mean().item() for n in _heads(e, f)
-              if (s := e.flow.seen.get(n)) and s.source]
-    return min(max([0., *before]), MATERIAL)
+    arrived = e.recorded(FirstLoss).arrived
+    return min(math.log(max([1., *(arrived.get(n, 1.) for n in _heads(e, f))])), MATERIAL)
 
 def _hot(e: Evidence, f: _First) -> bool:
     "Are the logits past the freezing point, by more than chance (Wilson and Hilferty 1931)?"
@@ -715,7 +726,7 @@ def _tried(e: Evidence, run: Callable) -> Any:
 def _values(e: Evidence) -> dict:
     return {n: p.detach().clone() for n, p in e.model.named_parameters()}
 
-# %% ../nbs/13d_outputs.ipynb #566c77b3
+# %% ../nbs/13d_outputs.ipynb #ecab56c9
 @dataclass
 class _Steps:
     "What two steps showed of parameters without a gradient."
@@ -749,9 +760,9 @@ def _excused(e: Evidence, steps: _Steps) -> dict[str, str]:
     still = {r.name for r in e.parameters if units and _storage(r.value)[0] in units.still}
     fed = {r.module for r in e.parameters if r.role == 'input' and r.name not in steps.stuck}
     still |= {r.name for r in e.parameters if r.role == 'recurrent' and r.module in fed}
-    lost = {p for n in e.flow.nodes if n.kind == 'weight' and (s := e.flow.seen.get(n)) and s.source
-            and s.source.log_ms.isneginf().all() and not any(m.came for m in n.came)
-            for p in n.params}
+    first = e.recorded(FirstLoss)
+    lost = {p for n, square in (first.arrived if first else {}).items()
+            if not square and not any(m.came for m in n.came) for p in n.params}
     looked = {p for n in e.flow.nodes if 'embedding' in n.op or n.op.startswith('index')
               for p in n.params}
     routed = any(n.op in _ROUTES for n in e.flow.nodes)
