@@ -127,15 +127,15 @@ def _arriving(given: dict) -> torch.Tensor | None:
     x = given.get('mat1', given.get('input', given.get('self')))
     return x if isinstance(x, torch.Tensor) and x.is_floating_point() else None
 
-# %% ../nbs/13d_outputs.ipynb #2cf09d18
+# %% ../nbs/13d_outputs.ipynb #e62e6ca6
 def _signed(op: str, given: dict, edge: float) -> tuple[float | None, int, bool]:
     "Silent units of a layer with random signs in its weights: share, of how many; was all zero?"
     name = next((k for k in ('mat2', 'weight') if isinstance(given.get(k), torch.Tensor)), None)
     x = _arriving(given)
     if name is None or x is None: return None, 0, False
     w, empty = given[name], not x.any().item()
-    if not ('conv' in op or op in ('addmm', 'mm', 'linear')) or hasattr(w, 'device_mesh'):
-        return None, 0, empty
+    known = 'conv' in op or op in ('addmm', 'mm', 'linear')
+    if not known or hasattr(w, 'device_mesh') or not w.any(): return None, 0, empty
     conv = 'conv' in op
     n = w.shape[1]*given['groups'] if conv and given.get('transposed') else \
         w.shape[1] if name == 'mat2' else w.shape[0]
@@ -415,7 +415,7 @@ def _site(where: str, sides: list, z: torch.Tensor) -> _Site | None:
     return _Site(where, sides, each[~each.isnan()].cpu(), sum(ways)/len(ways),
                  variance[enough].mean().sqrt().item(), n[enough].double().mean().item())
 
-# %% ../nbs/13d_outputs.ipynb #53842d2e
+# %% ../nbs/13d_outputs.ipynb #c1b70a07
 class Attention(_Recorder):
     "Notes how far the logits of each softmax over keys lie apart."
     def __init__(self):
@@ -444,7 +444,6 @@ class Attention(_Recorder):
         self.note(call, two, z.shape[-1], lambda: self.rows(z))
 
     def rows(self, z):
-        "Some rows, by sequence and head."
         z = z.reshape(-1, *z.shape[-2:]) if z.dim() > 2 else z[None]
         return z[_some(len(z), 64)][:, _some(z.shape[1], 16)][None]
 
@@ -912,7 +911,7 @@ def _whole(e: Evidence, names: list[str]) -> dict[str, list[str]]:
         found.setdefault(at, own)
     return found
 
-# %% ../nbs/13d_outputs.ipynb #e81d69d2
+# %% ../nbs/13d_outputs.ipynb #2ab284a2
 def unused(e: Evidence) -> Iterator[Finding | Skipped]:
     """Parameters that no output depends on, in the mode the model is in and with this batch.
 
@@ -941,8 +940,8 @@ def unused(e: Evidence) -> Iterator[Finding | Skipped]:
             'unused', 'warning', _module(at) if at in own else at, float(n), 0., None,
             f"No output depends on {at} ({n:,} numbers" +
             "): it is written, stored and counted, and never learns. " +
-            ("It is run, but what it makes is not used, is turned into an index, or leaves PyTorch." if called
-             else "A layer that was meant to be called is easily forgotten."),
+            ("It is run, but what it makes is not used, becomes an index, or leaves PyTorch."
+             if called else "A layer that was meant to be called is easily forgotten."),
             '' if called else f'setattr({value}, {child!r}, None)', '04a_layers')
 
 # %% ../nbs/13d_outputs.ipynb #e0858394
