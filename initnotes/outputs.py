@@ -812,24 +812,23 @@ def _excused(e: Evidence, steps: _Steps) -> dict[str, str]:
             why[n] = 'a codebook that is chosen from gets its gradient from its own loss'
     return why
 
-# %% ../nbs/13d_outputs.ipynb #a77215e1
-def _revived(e: Evidence, stuck: list[str]) -> str:
-    "Python that draws anew what is zero among these, or repairs the layers that are silent."
+# %% ../nbs/13d_outputs.ipynb #762555fc
+def _revived(e: Evidence, stuck: list[str]) -> dict[str, str]:
+    "Lines of Python that draw anew what is zero, or repair what is silent: each with its layer."
     lines = {}
     for r in e.parameters:
         if r.name not in stuck or local(r.value).any(): continue
         at = 'model' if r.layer == '(model)' else f'model.get_submodule({r.layer!r})'
-        if r.role == 'scale': lines[f'nn.init.ones_(model.get_parameter({r.name!r}))'] = True
+        if r.role == 'scale': lines[f'nn.init.ones_(model.get_parameter({r.name!r}))'] = r.layer
         elif r.role == 'embedding':
-            lines[f'nn.init.normal_(model.get_parameter({r.name!r}))'] = True
-        elif r.role not in ('bias', 'shift', 'gate bias'): lines[f'ini.init_({at})'] = True
-    if not lines and (units := _recorder(e, Units, 'no-gradient')):
-        for check in (dead, saturated):
-            for f in check(e):
-                if isinstance(f, Finding) and f.fix: lines[f.fix] = True
-        if not lines: lines = {_redraw(e, u.origins): True for u in units.found.values()
-                               if u.off == u.n and not u.empty}
-    return '; '.join(lines)
+            lines[f'nn.init.normal_(model.get_parameter({r.name!r}))'] = r.layer
+        elif r.role not in ('bias', 'shift', 'gate bias'): lines[f'ini.init_({at})'] = r.layer
+    units = _recorder(e, Units, 'no-gradient')
+    if lines or units is None: return lines
+    silent = [f for check in (dead, saturated) for f in check(e) if getattr(f, 'fix', '')]
+    return {f.fix: f.layer for f in silent} or {
+        _redraw(e, u.origins): _layer(u.origins, u.where) for u in units.found.values()
+        if u.off == u.n and not u.empty}
 
 def _listed(names: list[str], most: int = 4) -> str:
     return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
@@ -865,18 +864,19 @@ def no_gradient(e: Evidence) -> Iterator[Finding | Skipped]:
     stuck = [n for n in steps.stuck if n not in excused and e.wanted(_module(n))]
     if stuck: yield _stuck(e, stuck, [n for n in stuck if n in steps.cut])
 
-# %% ../nbs/13d_outputs.ipynb #4f747105
+# %% ../nbs/13d_outputs.ipynb #fd4f5a20
 def _stuck(e: Evidence, stuck: list[str], cut: list[str]) -> Finding:
     "The finding."
     if cut and len(cut) == len(stuck):
         why = ("The graph is cut between them and the " + ('loss' if e.loss else 'outputs') +
                ": by detach(), .data, no_grad, numpy, or a choice such as argmax.")
     else: why = "Something behind them multiplies by zero, or is flat for all inputs."
+    lines = {} if len(cut) == len(stuck) else _revived(e, stuck)
     return Finding(
-        'no-gradient', 'error', _module(stuck[-1]), 0., None, None,
+        'no-gradient', 'error', [_module(stuck[-1]), *lines.values()][-1], 0., None, None,
         f"No gradient reaches {_listed(stuck)}, neither at the start nor after two small steps "
         f"of all other parameters. {why} They will not learn.",
-        '' if len(cut) == len(stuck) else _revived(e, stuck), '04_why_sqrt5')
+        '; '.join(lines), '04_why_sqrt5')
 
 # %% ../nbs/13d_outputs.ipynb #e3eca9be
 def _in_turn(e: Evidence, names: list[str]) -> set[str]:
