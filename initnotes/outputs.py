@@ -114,7 +114,7 @@ class _Units:
         self.count, self.empty = total, self.empty and other.empty
         for k in ('low', 'high', 'up'): getattr(self, k).add_(getattr(other, k))
 
-# %% ../nbs/13d_outputs.ipynb #dd429017
+# %% ../nbs/13d_outputs.ipynb #dffd217a
 def _unit_dim(z, origins) -> int:
     "Where a tensor has its units: channels behind a convolution, features elsewhere."
     last = next((n for n in reversed(origins)), None)
@@ -126,6 +126,10 @@ def _arriving(given: dict) -> torch.Tensor | None:
     "What a layer with weights multiplies."
     x = given.get('mat1', given.get('input', given.get('self')))
     return x if isinstance(x, torch.Tensor) and x.is_floating_point() else None
+
+def _mean_square(x: torch.Tensor) -> float:
+    x = local(x.detach())
+    return torch.linalg.vector_norm(x, dtype=torch.float64).item()**2/max(1, x.numel())
 
 # %% ../nbs/13d_outputs.ipynb #e62e6ca6
 def _signed(op: str, given: dict, edge: float) -> tuple[float | None, int, bool]:
@@ -149,7 +153,7 @@ def _signed(op: str, given: dict, edge: float) -> tuple[float | None, int, bool]
         silent += (z.reshape(-1, n) <= edge).all(0).sum().item()
     return silent/(n*times), n*times, empty
 
-# %% ../nbs/13d_outputs.ipynb #89898e78
+# %% ../nbs/13d_outputs.ipynb #94ab4d30
 class Units(_Recorder):
     "Notes how often the units of each activation are flat."
     def __init__(self):
@@ -167,11 +171,11 @@ class Units(_Recorder):
         low, high = edges = _edges(call.op, options)
         origins = _origins(call.node.came[0])
         if not origins or not (math.isfinite(low) or math.isfinite(high)): return
-        rows = z.movedim(_unit_dim(z, origins), -1).flatten(0, -2)
-        new = _Units(call.op, edges, call.where, origins, call.node, len(rows),
-                     (rows <= low).sum(0), (rows >= high).sum(0),
-                     (rows > -low).sum(0), rows.double().square().mean().item(),
-                     rows.double().var(0, correction=0).mean().item())
+        unit = _unit_dim(z, origins)
+        rest = [d for d in range(z.dim()) if d != unit]
+        new = _Units(call.op, edges, call.where, origins, call.node, z.numel()//z.shape[unit],
+                     (z <= low).sum(rest), (z >= high).sum(rest), (z > -low).sum(rest),
+                     _mean_square(z), z.float().var(rest, correction=0).mean().item())
         key = call.where, *_named_all(origins, 'params'), call.op, new.n
         if new.off > new.on and self.product and origins == [self.product[0]]:
             new.alike, new.draws, new.empty = _signed(*self.product[1:], low)
@@ -501,11 +505,7 @@ def attention(e: Evidence) -> Iterator[Finding | Skipped]:
             "key, chosen at random, and next to no gradient comes through.",
             _calmed(e, s), '12_residual')
 
-# %% ../nbs/13d_outputs.ipynb #32e0df07
-def _mean_square(x: torch.Tensor) -> float:
-    x = local(x.detach())
-    return torch.linalg.vector_norm(x, dtype=torch.float64).item()**2/max(1, x.numel())
-
+# %% ../nbs/13d_outputs.ipynb #b80eb35d
 @dataclass
 class _First:
     "A cross-entropy at the start."

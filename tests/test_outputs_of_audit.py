@@ -1,4 +1,4 @@
-"""What the checks of units, heads and gradients find in nets with one fault, and not in healthy ones."""
+"What the checks of units, heads and gradients find in nets of one fault, and in healthy ones."
 import math, random
 
 import pytest, torch
@@ -86,7 +86,8 @@ FAULTS = []
 def fault(check, at, also='', mends=True):
     "A model with a fault: the check that names it, the layer; other checks that may; is it mended?"
     def add(make):
-        FAULTS.append(pytest.param(make, check, at, {check, *also.split()}, mends, id=make.__name__))
+        may = {check, *also.split()}
+        FAULTS.append(pytest.param(make, check, at, may, mends, id=make.__name__))
         return make
     return add
 
@@ -370,7 +371,8 @@ class Experts(nn.Module):
     def __init__(self, n=16):
         super().__init__()
         self.router = L(24, n)
-        self.each = nn.ModuleList([nn.Sequential(L(24, 32), nn.ReLU(), L(32, 24)) for _ in range(n)])
+        self.each = nn.ModuleList([nn.Sequential(L(24, 32), nn.ReLU(), L(32, 24))
+                                   for _ in range(n)])
     def forward(self, x):
         w, which = self.router(x).softmax(-1).max(-1)
         out = x.clone()
@@ -389,7 +391,9 @@ def layers_dropped_at_random():
     return Net(forward, each=nn.ModuleList([L(24, 24) for _ in range(6)])), rows(), None
 @healthy
 def squeezed_to_two():
-    def gated(s, x): return x + s.c(x)*s.up(s.down(x.mean((2, 3))).relu()).sigmoid()[..., None, None]
+    def gated(s, x):
+        g = s.up(s.down(x.mean((2, 3))).relu()).sigmoid()
+        return x + s.c(x)*g[..., None, None]
     parts = [Net(gated, c=C(16, 16, 3, padding=1), down=L(16, 2), up=L(2, 16)) for _ in range(6)]
     return nn.Sequential(C(3, 16, 3), *parts), images()[:4], None
 
@@ -524,7 +528,8 @@ def test_random_signs_agree_with_the_theory_of_alike_inputs():
         p = silent(c, 8)
         assert u.off == 64 and abs(u.alike - p) < 5*math.sqrt(p/u.draws) + .01
 
-@pytest.mark.parametrize('options', [{}, dict(is_causal=True), dict(scale=.7), 'bool', 'float', 'gqa'])
+@pytest.mark.parametrize('options', [{}, dict(is_causal=True), dict(scale=.7), 'bool', 'float',
+                                     'gqa'])
 def test_logits_are_those_of_the_fused_kernel(options):
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 4, 9, 8, dtype=torch.float64) for _ in range(3))
