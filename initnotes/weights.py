@@ -430,12 +430,13 @@ def torch_default(e: Evidence) -> Iterator[Finding | Skipped]:
                   "what a ReLU needs, so that in a plain net the signal shrinks by a factor of 2.4 "
                   "per layer. Norms and skips make up for that.", fix, '04_why_sqrt5')
 
-# %% ../nbs/13b_weights.ipynb #3d97b263
+# %% ../nbs/13b_weights.ipynb #10472e99
 def _gain_seen(e, w):
     "ln of the mean square that comes out of a layer, over what goes in; None: not seen."
     for n, seen in (e.flow.seen.items() if e.flow else ()):
-        if n.kind == 'weight' and n.params == (w.name,) and seen.source is not None:
-            change = (seen.log_ms - seen.source.log_ms).mean().item()
+        came = getattr(seen.source, 'log_ms', None)
+        if n.kind == 'weight' and n.params == (w.name,) and came is not None:
+            change = (seen.log_ms - came).mean().item()
             return change if math.isfinite(change) else None
 
 def _far(e, w):
@@ -503,7 +504,7 @@ def _departures(quiet, law):
                    f"{std:.3g} (nearest law: {near}).",
                    '\n'.join(_redraw(v.name, s) for v, s in quiet), '05_kaiming')
 
-# %% ../nbs/13b_weights.ipynb #7723131c
+# %% ../nbs/13b_weights.ipynb #35def4a4
 def mean(e: Evidence) -> Iterator[Finding | Skipped]:
     """Weights whose mean is not 0: what all inputs share is amplified before what sets them apart.
 
@@ -511,8 +512,8 @@ def mean(e: Evidence) -> Iterator[Finding | Skipped]:
     are kept positive on purpose."""
     yield from _strange(e, 'mean')
     for w in _every(e):
-        if not (w.drawn and w.std): continue
-        average, se = w.sample.mean().item(), w.std/math.sqrt(w.n)
+        if not w.drawn: continue
+        average, se = w.sample.mean().item(), w.rms/math.sqrt(w.n)
         if abs(average) <= errors(e.tests)*se: continue
         p = _get(w.name)
         yield Finding('mean', 'info', w.parameter.layer, average, 0., se,
