@@ -124,7 +124,7 @@ def _came_in(t, items, dim, conv):
     "Of a layer's input only kurtosis and channels."
     return Arrived(_kurtosis(_some(_items(t, items, dim))[0]), _channels(t, conv))
 
-# %% ../nbs/13a_evidence.ipynb #8831a601
+# %% ../nbs/13a_evidence.ipynb #d782924e
 _MEASURED = 'weight', 'add', 'norm'
 
 @dataclass
@@ -188,8 +188,8 @@ class _Measuring(_Flow):
                           for w, v in arrives if v is not t}      # not what was written into
 
 def _finite(name, t):
-    "Are its numbers, −∞ aside, which masks are made of?"
-    return not (t.isnan() | (t == math.inf)).any().item()
+    "Are its numbers, −∞ aside, which masks are made of? What is only moved may be not yet filled."
+    return name in ('copy', 'clone') or not (t.isnan() | (t == math.inf)).any().item()
 
 # %% ../nbs/13a_evidence.ipynb #29b157c6
 def _floating(out):
@@ -382,7 +382,7 @@ def _sorted(flow, records, found):
         elif g is None or not local(g).any(): flow.zero_grad.append(r.name)
         elif not local(g).isfinite().all(): flow.infinite.append(r.name)
 
-# %% ../nbs/13a_evidence.ipynb #34c16bd0
+# %% ../nbs/13a_evidence.ipynb #121208ae
 def _pass(model, args, kwargs, loss, records, recorders):
     "Forward and backward, once: the flow."
     given = [t for t in _tensors((args, kwargs)) if t.dim()]
@@ -397,6 +397,10 @@ def _pass(model, args, kwargs, loss, records, recorders):
         stack.enter_context(_needing_gradients([r.value for r in records]))
         with measuring: out = model(*args, **kwargs)
         flow = Flow(look.known.nodes, measuring.seen, items, [], strange=measuring.strange)
+        for t in given:
+            node = look.known.of(t)
+            if isinstance(node, _Node) and t.is_floating_point():
+                flow.seen.setdefault(node, _look_at(t, items, dim))
         outs = _floating(out)
         pairs = [(look.known.of(t), t) for t in outs]
         flow.last = _last([(n, t) for n, t in pairs if isinstance(n, _Node)])
