@@ -47,7 +47,7 @@ class Builds:
     same: dict[str, torch.Tensor]    # parameters and buffers of a second model of the same seed
     other: dict[str, torch.Tensor]   # of a third one, of another seed
 
-# %% ../nbs/13a_evidence.ipynb #c1cae51d
+# %% ../nbs/13a_evidence.ipynb #cf39d660
 @dataclass(eq=False)
 class Seen:
     "What was measured of the tensor that an operation made."
@@ -60,6 +60,8 @@ class Seen:
     dtype: torch.dtype
     log_grad: torch.Tensor | None = None    # (B,) ln of the sum of squares of the gradient
     source: 'Seen | None' = None     # of a layer with weights: what came in
+    parts: dict = field(default_factory=dict)   # of a sum: node → mean ln mean square, as added
+    resets: bool = False             # of a norm: does it set the mean square anew?
 
     @property
     def cosine(self) -> float | None: return None if self.apart is None else 1 - self.apart
@@ -100,7 +102,7 @@ def _look_at(t, items, dim=0, conv=False):
     return Seen(_log(mean) + 2*math.log(scale), _apart(wide), kurtosis, top, math.isfinite(top),
                 t.shape[1] if conv and t.dim() > 2 else t.shape[-1] if t.dim() else 1, t.dtype)
 
-# %% ../nbs/13a_evidence.ipynb #ba48a71e
+# %% ../nbs/13a_evidence.ipynb #ba4d82ab
 _MEASURED = 'weight', 'add', 'norm'
 
 @dataclass
@@ -152,11 +154,16 @@ class _Measuring(_Flow):
         "A layer's output, a sum, or what comes out of a norm."
         conv = 'conv' in name
         seen = self.seen[node] = _look_at(t, self.items, self.dim, conv)
-        if self.strange is None and not seen.finite: self.strange = node
-        if node.kind != 'weight': return
-        arrives = [v for v in _tensors(given) if v.is_floating_point()
-                   and isinstance(self.known.of(v), _Node)]
-        if arrives: seen.source = _look_at(arrives[-1], self.items, self.dim, conv)
+        if self.strange is None and not (seen.finite or _finite(name, t)): self.strange = node
+        arrives = [(w, v) for v in _tensors(given) if v.is_floating_point()
+                   and isinstance(w := self.known.of(v), _Node)]
+        if node.kind == 'norm':        # batch-norm in evaluation only multiplies
+            seen.resets = bool(given.get('training', True)) and 'no_training' not in name
+        elif node.kind == 'weight' and arrives:
+            seen.source = _look_at(arrives[-1][1], self.items, self.dim, conv)
+        elif node.kind == 'add':
+            seen.parts = {w: _look_at(v, self.items, self.dim).log_ms.mean().item()
+                          for w, v in arrives if v is not t}      # not what was written into
 
 def _finite(name, t):
     "Are its numbers, −∞ aside, which masks are made of?"
@@ -306,7 +313,7 @@ class Evidence:
         "Does a module's or parameter's name belong to what was chosen?"
         return name in self.chosen or name.rpartition('.')[0] in self.chosen or name == '(model)'
 
-# %% ../nbs/13a_evidence.ipynb #5ec49326
+# %% ../nbs/13a_evidence.ipynb #6ad8d267
 def _batch_dim(model, given):
     "Where the items of the batch are: dimension 1 if a module that takes time first gets them."
     first = next((t for t in given if t.dim()), None)
@@ -331,9 +338,9 @@ def _gradients(flow, records, value, outs, watch):
     if not ends or not leaves:
         flow.gradient = 'no output depends on a parameter by what autograd knows'
         return dict.fromkeys(map(id, leaves))
-    def grads(*of):
-        return torch.autograd.grad(*of, retain_graph=value is not None, allow_unused=True)
-    found = grads(ends, leaves, list(_cotangents(ends)))
+    # As a scalar: given cotangents, PyTorch would load its compiler to compare their shapes.
+    whole = sum((t*z).sum().double() for t, z in zip(ends, _cotangents(ends)))
+    found = torch.autograd.grad(whole, leaves, retain_graph=value is not None, allow_unused=True)
     watch.on = False
     if value is not None:
         found = [None]*len(leaves)
