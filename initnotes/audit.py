@@ -24,7 +24,7 @@ from .evidence import Evidence, Finding, Skipped, measure
 from .weights import build
 from . import outputs, signals, weights
 
-# %% ../nbs/13e_checks.ipynb #e9a21991
+# %% ../nbs/13e_checks.ipynb #45c8a421
 SEVERITIES = 'error', 'warning', 'info'
 _ALIKE = 3       # findings of one check that get a paragraph; of the others the table tells
 
@@ -43,7 +43,8 @@ def _paragraphs(rows):
         same = many.setdefault((f['severity'], f['check']), [])
         same.append(number)
         if len(same) > _ALIKE: continue
-        parts = f['severity'], f['check'], f['layer'], _against(f)
+        layer = f['layer'] + f" ({f['kind']})"*bool(f['kind'])
+        parts = f['severity'], f['check'], layer, _against(f)
         yield 'heading', f"{number}. " + ' · '.join(filter(None, parts))
         yield 'text', f['message']
         if f['fix']: yield 'code', f['fix']
@@ -61,7 +62,7 @@ def _spans(numbers):
         else: runs.append((n, n))
     return ', '.join(f'{a}' if a == b else f'{a}–{b}' for a, b in runs)
 
-# %% ../nbs/13e_checks.ipynb #766e2d2c
+# %% ../nbs/13e_checks.ipynb #363d52b3
 def _counted(n, thing): return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 def _verdict(report):
@@ -93,12 +94,11 @@ def _reasons(skipped):
 def _below(report):
     "Everything below the table."
     yield from _paragraphs(report)
-    yield 'text', _reach(report.looked)
-    if not report.skipped: return
-    yield 'text', 'Not looked at, or not everywhere:'
+    yield 'closing', _reach(report.looked)
+    if report.skipped: yield 'closing', 'Not looked at, or not everywhere:'
     for line in _reasons(report.skipped): yield 'item', line
 
-# %% ../nbs/13e_checks.ipynb #1ff7aa45
+# %% ../nbs/13e_checks.ipynb #2c4f1f60
 _WIDTH = 100     # columns of a terminal
 
 def _cut(text, width):
@@ -111,11 +111,10 @@ def _terminal(blocks):
         if kind == 'code':
             yield textwrap.indent(text.strip('\n'), ' '*8)
             continue
-        lead = dict(heading='', item='  - ').get(kind, '   ')
-        lines = [textwrap.fill(l, _WIDTH, initial_indent=lead, subsequent_indent=' '*max(len(lead), 3),
-                               break_long_words=False, break_on_hyphens=False)
-                 for l in text.splitlines() or ['']]
-        yield ('\n' if kind == 'heading' else '') + '\n'.join(lines)
+        first = dict(heading='\n', closing='\n', item='- ').get(kind, '   ')
+        rest = dict(closing='', item='  ').get(kind, '   ')
+        yield textwrap.fill(' '.join(text.split()), _WIDTH, initial_indent=first,
+                            subsequent_indent=rest, break_on_hyphens=False)
 
 def _markdown(blocks):
     for kind, text in blocks:
@@ -250,8 +249,10 @@ def _plot(report, axes):
                         rotation=90 if len(rows) > 8 else 0, fontsize=8)
     return axes
 
-# %% ../nbs/13e_checks.ipynb #483ba332
-CHECKS = {**weights.CHECKS, **signals.CHECKS, **outputs.CHECKS}    # by id, in the order shown
+# %% ../nbs/13e_checks.ipynb #9e02e4d5
+CHECKS = {}      # by id, in the order shown: the functions that look; of some ids there are two
+for _module in weights, signals, outputs:
+    for _check, _look in _module.CHECKS.items(): CHECKS.setdefault(_check, []).append(_look)
 
 def _patterns(allow):
     "Pairs of patterns (check, layer); refuses checks that do not exist."
@@ -308,42 +309,50 @@ def _refuse_bare(model):
         raise InputError(f"{type(model).__name__} has no parameters, expected a model that can be "
                          "trained.")
 
-# %% ../nbs/13e_checks.ipynb #05ada2ee
-def _found(check, ask, e):
+# %% ../nbs/13e_checks.ipynb #9da00b10
+def _found(check, look, e):
     "What a check yields; of one that fails, that it failed."
+    found = []
     try:
-        yield from ask(e)
+        for f in look(e): found.append(f)
     except Exception as err:
         at = traceback.extract_tb(err.__traceback__)[-1]
-        yield Skipped(check, '(model)', f'the check failed: {type(err).__name__}: {err} '
-                      f'({Path(at.filename).name}, line {at.lineno})')
+        found.append(Skipped(check, '(model)', f'the check failed: {type(err).__name__}: {err} '
+                             f'({Path(at.filename).name}, line {at.lineno})'))
+    return found
 
-# %% ../nbs/13e_checks.ipynb #05a9a3ea
-def _chain(e):
-    "Of each layer on the way what was measured, and the band it belongs in, in natural logs."
-    if e.flow is None: return []
-    return [{k: v for k, v in row.items()} for row in signals.bands(e)]
+def _all_found(e, step):
+    "What all checks yield, and the ids of those that could look."
+    found, looked = [], []
+    for check, looks in CHECKS.items():
+        for look in looks:
+            new = _found(check, look, e)
+            aside = any(isinstance(f, Skipped) and f.layer == '(model)' for f in new)
+            if not aside and check not in looked: looked.append(check)
+            found += new
+        step()
+    return found, looked
 
-def _looked(e, skipped):
+# %% ../nbs/13e_checks.ipynb #6ab69032
+def _looked(e, checks):
     "What was looked at."
-    aside = {s.check for s in skipped if s.layer == '(model)'}
     flow = e.flow
     return dict(model=type(e.model).__name__, parameters=len(e.parameters),
                 layers=len(flow.seen) if flow else 0, inputs=flow.items if flow else 0,
-                tests=e.tests, checks=[c for c in CHECKS if c not in aside], chain=_chain(e))
+                tests=e.tests, checks=checks, chain=signals.bands(e) if flow else [])
 
-def _report(e, found, patterns):
+def _report(e, found, checks, patterns):
     "The report of all that the checks have yielded."
-    skipped = [f for f in found if isinstance(f, Skipped)]
-    looked, findings = _looked(e, skipped), []
+    skipped, findings = [f for f in found if isinstance(f, Skipped)], []
     for f in found:
         if isinstance(f, Skipped) or not e.wanted(f.layer): continue
         if a := _allowed(f, patterns):
             skipped.append(Skipped(f.check, f.layer, f'found, and allowed by {a!r}'))
         else: findings.append(f)
     kinds = {name: type(m).__name__ for name, m in modules_of(e.model).items()}
-    return AuditReport(findings, skipped, looked, kinds)
+    return AuditReport(findings, skipped, _looked(e, checks), kinds)
 
+# %% ../nbs/13e_checks.ipynb #3b8c480a
 def audit(
     model: nn.Module | Callable,    # a model, or a factory: a function that makes one
     *args: Any,                     # a batch, as the model's forward takes it
@@ -373,11 +382,8 @@ def audit(
         bar.update()
         e = measure(model, args, kwargs, loss, outputs.recorders(), chosen, builds)
         bar.update()
-        found = []
-        for check, ask in CHECKS.items():
-            found += _found(check, ask, e)
-            bar.update()
-    return _report(e, found, patterns)
+        found, checks = _all_found(e, bar.update)
+    return _report(e, found, checks, patterns)
 
 # %% ../nbs/13e_checks.ipynb #3dd9a19f
 def assert_healthy(
