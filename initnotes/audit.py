@@ -167,7 +167,7 @@ class _Formats(Report):
             findings=list(map(asdict, self.findings)), skipped=list(map(asdict, self.skipped)),
             measured=self.looked)), ensure_ascii=False)
 
-# %% ../nbs/13e_checks.ipynb #5338e5d0
+# %% ../nbs/13e_checks.ipynb #b729d90d
 def _gate(fail_on):
     "Refuse a gate that is none; how many severities fail."
     if fail_on in SEVERITIES[:2]: return 1 + SEVERITIES.index(fail_on)
@@ -205,8 +205,9 @@ class AuditReport(_Formats):
         return _plot(self, axes)
 
 def _owner(layer, modules):
-    "The module that a layer's name or a parameter's means."
-    return layer if layer in modules else layer.rpartition('.')[0] or '(model)'
+    "Of these modules the one that a layer's name or a parameter's belongs to."
+    while layer and layer not in modules: layer = layer.rpartition('.')[0]
+    return layer or '(model)'
 
 # %% ../nbs/13e_checks.ipynb #deb8b7a9
 _PANELS = dict(signal='mean square of the signal', gradient='squared gradient',
@@ -283,31 +284,43 @@ def _chosen(model, where, exclude):
     raise InputError(f"where={where!r} without {exclude!r} leaves no module, "
                      f"expected some of {', '.join(names)}.")
 
-# %% ../nbs/13e_checks.ipynb #ce161acb
+# %% ../nbs/13e_checks.ipynb #1cbfa443
 def _is_model(x):
     "Or functools.partial of one."
     while isinstance(x, functools.partial): x = x.func
     return isinstance(x, nn.Module)
 
-def _made(model):
-    "The model, and what its factory makes: None of a model that is already there."
-    if _is_model(model): return model, None
-    if not callable(model):
-        raise InputError(f"model is {type(model).__name__}, expected a torch.nn.Module or a "
-                         "function that makes one.")
-    name = getattr(model, '__name__', type(model).__name__)
-    try: made, builds = build(model)
-    except InputError: raise
-    except Exception as e:
-        raise InputError(f"the factory {name} failed, expected it to make a model: "
-                         f"{type(e).__name__}: {e}") from e
-    return made, builds
+def _unpacked(made):
+    "Model, arguments, keyword arguments and loss, from what a factory returned."
+    if not isinstance(made, tuple): return made, (), {}, None
+    if not 2 <= len(made) <= 3:
+        raise InputError(f"the factory returned a tuple of {len(made)}, expected a model, "
+                         "(model, batch) or (model, batch, loss).")
+    model, batch, *loss = made
+    kwargs = dict(batch) if isinstance(batch, Mapping) else {}
+    args = () if kwargs else tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    return model, args, kwargs, loss[0] if loss else None
 
-def _refuse_bare(model):
-    "Nothing can be said of a model without parameters."
-    if not any(True for _ in model.parameters()):
-        raise InputError(f"{type(model).__name__} has no parameters, expected a model that can be "
-                         "trained.")
+def _made(model, args, kwargs, loss):
+    "Model, batch and loss, and what a factory builds: None of a model that is already there."
+    builds = None
+    if not _is_model(model):
+        if not callable(model):
+            raise InputError(f"model is {type(model).__name__}, expected a torch.nn.Module or a "
+                             "function that makes one.")
+        made, builds = build(model)
+        model, *batch, own = _unpacked(made)
+        if not (args or kwargs): args, kwargs = batch
+        loss = loss or own
+    if not (args or kwargs or isinstance(model, functools.partial)):
+        raise InputError("a batch is missing, expected one as the model's forward takes it (the "
+                         "command: --input 32,3,64,64), or a factory that returns (model, batch).")
+    model, args, kwargs = _ready(model, args, kwargs)
+    if loss is not None and not callable(loss):
+        raise InputError(f"loss is {type(loss).__name__}, expected a function of what the model "
+                         "returns, such as lambda out: F.cross_entropy(out, y).")
+    if any(True for _ in model.parameters()): return model, args, kwargs, loss, builds
+    raise InputError(f"{type(model).__name__} has no parameters, expected a model to be trained.")
 
 # %% ../nbs/13e_checks.ipynb #9da00b10
 def _found(check, look, e):
@@ -333,7 +346,7 @@ def _all_found(e, step):
         step()
     return found, looked
 
-# %% ../nbs/13e_checks.ipynb #6ab69032
+# %% ../nbs/13e_checks.ipynb #9e0576e4
 def _looked(e, checks):
     "What was looked at."
     flow = e.flow
@@ -341,18 +354,19 @@ def _looked(e, checks):
                 layers=len(flow.seen) if flow else 0, inputs=flow.items if flow else 0,
                 tests=e.tests, checks=checks, chain=signals.bands(e) if flow else [])
 
-def _report(e, found, checks, patterns):
+def _report(e, found, checks, chosen, patterns):
     "The report of all that the checks have yielded."
+    kinds = {name: type(m).__name__ for name, m in modules_of(e.model).items()}
     skipped, findings = [f for f in found if isinstance(f, Skipped)], []
     for f in found:
-        if isinstance(f, Skipped) or not e.wanted(f.layer): continue
+        if isinstance(f, Skipped): continue
+        if not (chosen is None or f.layer == '(model)' or _owner(f.layer, kinds) in chosen): continue
         if a := _allowed(f, patterns):
             skipped.append(Skipped(f.check, f.layer, f'found, and allowed by {a!r}'))
         else: findings.append(f)
-    kinds = {name: type(m).__name__ for name, m in modules_of(e.model).items()}
     return AuditReport(findings, skipped, _looked(e, checks), kinds)
 
-# %% ../nbs/13e_checks.ipynb #3b8c480a
+# %% ../nbs/13e_checks.ipynb #f920e6a5
 def audit(
     model: nn.Module | Callable,    # a model, or a factory: a function that makes one
     *args: Any,                     # a batch, as the model's forward takes it
@@ -370,20 +384,15 @@ def audit(
     An error: it will not train, or not as written. A warning: it costs something that can be
     stated. An info never fails a gate (`ok`, `assert_healthy`). Bad input raises `InputError`."""
     from tqdm import tqdm
-    if loss is not None and not callable(loss):
-        raise InputError(f"loss is {type(loss).__name__}, expected a function of what the model "
-                         "returns, such as lambda out: F.cross_entropy(out, y).")
     patterns = _patterns(allow)
     with tqdm(total=len(CHECKS) + 2, desc='audit', delay=1, leave=False, disable=None) as bar:
-        model, builds = _made(model)
-        model, args, kwargs = _ready(model, args, kwargs)
-        _refuse_bare(model)
+        model, args, kwargs, loss, builds = _made(model, args, kwargs, loss)
         chosen = _chosen(model, where, exclude)
         bar.update()
         e = measure(model, args, kwargs, loss, outputs.recorders(), chosen, builds)
         bar.update()
         found, checks = _all_found(e, bar.update)
-    return _report(e, found, checks, patterns)
+    return _report(e, found, checks, chosen, patterns)
 
 # %% ../nbs/13e_checks.ipynb #3dd9a19f
 def assert_healthy(
@@ -439,23 +448,21 @@ def _parser():
     add('--seed', type=int, default=0, help='of the model and of the batch (default: 0)')
     return parser
 
-# %% ../nbs/13e_checks.ipynb #245f1a5c
-class _CannotRun(Exception): "What the command says on its last line."
-
-def _failure(err):
-    "An exception in one line, with the place where it was raised."
-    at = traceback.extract_tb(err.__traceback__)[-1]
-    said = ' '.join(f'{type(err).__name__}: {err}'.split())
-    if isinstance(err, SyntaxError): return said
-    return f'{said} ({at.filename}, line {at.lineno})'
+# %% ../nbs/13e_checks.ipynb #095d03ba
+def _place(err):
+    "The last line of the user's own code in an exception's traceback, or nothing."
+    own = [f for f in traceback.extract_tb(err.__traceback__)
+           if not any(part in Path(f.filename).parts for part in ('torch', 'initnotes', 'importlib'))
+           and not f.filename.startswith('<')]
+    return f' ({own[-1].filename}, line {own[-1].lineno})' if own else ''
 
 def _imported(module):
     "A module by its dotted name, or by its file's."
+    sys.path.insert(0, os.getcwd())
     path = Path(module)
-    if path.suffix != '.py':
-        sys.path.insert(0, os.getcwd())
-        return importlib.import_module(module)
-    sys.path[:0] = [str(path.resolve().parent), os.getcwd()]
+    if path.suffix != '.py': return importlib.import_module(module)
+    if not path.is_file(): raise FileNotFoundError('there is no such file')
+    sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     found = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
@@ -465,56 +472,32 @@ def _named(text):
     "What `package.module:name` or `file.py:name` means."
     module, _, name = text.rpartition(':')
     if not module or not name:
-        raise _CannotRun(f"got {text!r}, expected package.module:make or path/to/file.py:make")
-    if module.endswith('.py') and not Path(module).is_file():
-        raise _CannotRun(f"there is no file {module}")
+        raise InputError(f"got {text!r}, expected package.module:make or path/to/file.py:make.")
     try: found = _imported(module)
     except (Exception, SystemExit) as err:
-        raise _CannotRun(f"cannot import {module}: {_failure(err)}") from err
+        said = f'{type(err).__name__}: {err}{_place(err)}'
+        raise InputError(f"cannot import {module}: {said}") from None
     try: return attrgetter(name)(found)
     except AttributeError:
         own = [n for n, v in vars(found).items() if callable(v) and not n.startswith('_')
                and getattr(v, '__module__', None) == found.__name__]
-        raise _CannotRun(f"{module} has no {name}, expected one of {', '.join(own) or 'its names'}"
-                         ) from None
+        raise InputError(f"{module} has no {name}, expected "
+                         f"{'one of ' + ', '.join(own) if own else 'a factory or a model'}.") from None
 
-# %% ../nbs/13e_checks.ipynb #c25b076d
-def _unpacked(made):
-    "Model, batch as arguments and keyword arguments, and loss, from what a factory returns."
-    if not isinstance(made, tuple): return made, None, {}, None
-    if not 2 <= len(made) <= 3:
-        raise _CannotRun(f"the factory returned a tuple of {len(made)}, expected a model, "
-                         "(model, batch) or (model, batch, loss)")
-    model, batch, *loss = made
-    kwargs = dict(batch) if isinstance(batch, Mapping) else {}
-    args = () if kwargs else batch if isinstance(batch, (tuple, list)) else (batch,)
-    return model, tuple(args), kwargs, loss[0] if loss else None
-
-def _batch(shapes, model):
-    "Numbers for each shape, like the model's: of its device and type; for tokens, ids."
-    like = next(iter(getattr(model, 'parameters', list)()), torch.empty(0))
-    def made(shape):
-        if shape[-1] < 0: return torch.randint(-shape[-1], shape[:-1]).to(like.device)
-        return torch.randn(shape).to(like)
-    return tuple(map(made, shapes))
+# %% ../nbs/13e_checks.ipynb #cd9d5157
+def _batch(shape):
+    if shape[-1] < 0: return torch.randint(-shape[-1], shape[:-1])
+    return torch.randn(shape)
 
 def _audited(asked):
     "The report that the command's arguments ask for."
     torch.manual_seed(asked.seed)
-    found = _named(asked.factory)
-    factory = not _is_model(found) and callable(found)
-    try: made = found() if factory else found
-    except (Exception, SystemExit) as err:
-        raise _CannotRun(f"the factory {asked.factory} failed: {_failure(err)}") from err
-    model, args, kwargs, loss = _unpacked(made)
+    model, batch = _named(asked.factory), []
+    for shape in asked.batch or ():
+        torch.manual_seed(asked.seed)
+        batch.append(_batch(shape))
     torch.manual_seed(asked.seed)
-    if asked.batch: args, kwargs = _batch(asked.batch, model), {}
-    if args is None:
-        raise _CannotRun("a batch is missing, expected --input 32,3,64,64, --tokens 8,64,50257, or "
-                         "a factory that returns (model, batch)")
-    if loss: kwargs['loss'] = loss
-    def again(): return _unpacked(found())[0]
-    return audit(again if factory else model, *args, allow=asked.allow, **kwargs)
+    return audit(model, *batch, allow=asked.allow)
 
 def main(
     argv: Sequence[str] | None = None  # arguments; None: the command line's
@@ -522,10 +505,12 @@ def main(
     "The command `initnotes`."
     asked = _parser().parse_args(argv)
     try:
-        with redirect_stdout(sys.stderr): report = _audited(asked)    # what the model's code prints
-    except (_CannotRun, InputError) as err:
-        print('initnotes audit:', ' '.join(str(err).split()), file=sys.stderr)
+        with redirect_stdout(sys.stderr): report = _audited(asked)
+    except (InputError, SystemExit) as err:
+        said = err if isinstance(err, InputError) else f'{asked.factory} left Python: {err!r}'
+        where = _place(err.__cause__) if err.__cause__ else ''
+        print('initnotes audit:', ' '.join(f'{said}{where}'.split()), file=sys.stderr)
         return 2
-    sys.stdout.reconfigure(errors='replace')       # a terminal that knows no √
+    sys.stdout.reconfigure(errors='replace')       # a terminal that knows no ±
     print(report.to_json() if asked.json else report)
     return int(not report.ok(asked.fail_on))
