@@ -60,12 +60,17 @@ def _found(e):
     trail.spread = _spreads(trail)
     return trail
 
-# %% ../nbs/13c_signals.ipynb #adf04c42
+# %% ../nbs/13c_signals.ipynb #ee1b1b75
+def _links(e):
+    "The layers and what lies between them, as far as they are known; found once."
+    if not hasattr(e, '_links'):
+        try: e._links = links(e.model, *e.args, **e.kwargs)
+        except Exception: e._links = []             # a strange model: nothing is known
+    return e._links
+
 def _activations(e):
     "Of each layer the function before it and the layer before that, as far as they are known."
-    try: found = links(e.model, *e.args, **e.kwargs)
-    except Exception: return {}             # a strange model: nothing is known
-    return {l.name: (l.source.name, l.before) for l in found
+    return {l.name: (l.source.name, l.before) for l in _links(e)
             if l.call == 1 and l.source is not None}
 
 def _slope(fs, q, kept):
@@ -276,7 +281,7 @@ def similarity(e: Evidence) -> Iterator[Finding | Skipped]:
          'What is learned from one input says nothing of its neighbors.'),
         _rescue_stream(e, trail) if trail.stream else _rescue(e, trail), '10_depth')
 
-# %% ../nbs/13c_signals.ipynb #40173693
+# %% ../nbs/13c_signals.ipynb #5657d42f
 def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
     "A plain net has more layers than six correlation lengths of its weights and biases."
     trail = _trail(e)
@@ -285,7 +290,7 @@ def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
     if trail.stream or trail.resets or name is None:
         why = 'it is known for plain nets with one activation that could be followed'
         return (yield Skipped('too-deep', '(model)', why))
-    found = [l for l in links(e.model, *e.args, **e.kwargs) if l.call and not l.why]
+    found = [l for l in _links(e) if l.call and not l.why]
     mid = found[len(found)//2]
     try: xi = correlation_length(name, mid.w_var, mid.b_var)
     except InputError as error: return (yield Skipped('too-deep', mid.name, str(error)))
