@@ -221,27 +221,34 @@ def test_gradients_drift_by_what_the_name_says(k):
     mean, half = ex.interval(first - last, tail=2.87e-5)   # of 5 draws: four standard errors' chance
     assert abs(mean - k) < half + 20/256
 
-def same(net, k, both=False):
-    "Pairs of units of a layer that are alike, a share; `both`: the next layer treats them alike too."
-    a, b = net.w[k][..., ::2], net.w[k][..., 1::2]
-    alike = (a == b).all(1) & (net.b[k][:, 0, ::2] == net.b[k][:, 0, 1::2])
-    if both: alike &= (net.w[k + 1][:, ::2] == net.w[k + 1][:, 1::2]).all(-1)
-    return alike.double().mean().item()
+def kinds(net, k):
+    "Of the stack's nets: how many different units a layer has, by what they read."
+    return [len(w.T.unique(dim=0)) for w in net.w[k]]
 
-def test_units_alike():
-    "Which are, and which stay so: only those that the next layer cannot tell apart."
-    for start, share in (('Kaiming', 0), ('two units alike', 1/8), ('pairs alike', 1),
-                         ('pairs alike, both sides', 1), ('units alike', 1), ('constant', 1)):
-        net = nets(start)
-        assert [same(net, k) for k in range(4)] == [share]*4
-        stay = start in ('pairs alike, both sides', 'constant')
-        assert all(same(net, k, both=True) == stay for k in range(4))
+@pytest.mark.parametrize('size', [2, 8, 16, 32, 64])
+def test_units_alike(size):
+    "In groups; the next layer treats them alike, too, only on both sides, and the function is the same."
+    net, x = nets(f'alike by {size}', width=64), torch.randn(3, 20, 30)
+    assert all(kinds(net, k) == [64//size]*3 for k in range(4)) and kinds(net, 4) == [10]*3
+    assert [len(w.unique(dim=0)) for w in net.w[1]] == [64]*3
+    if size == 16: return
+    both = nets(f'alike by {size}, both sides', width=64)
+    assert all(kinds(both, k) == [64//size]*3 for k in range(4))
+    assert all(len(w[i].unique(dim=0)) == 64//size for w in both.w[1:] for i in range(3))
+    with torch.no_grad(): assert torch.allclose(net(x), both(x), rtol=1e-3, atol=1e-4)
+
+def test_only_units_that_the_next_layer_treats_alike_stay_alike():
+    for start, stay in (('alike by 2', False), ('alike by 2, both sides', True), ('constant', True)):
         net = nets(start, steps=10, activation='tanh')
         close = [torch.allclose(w[..., ::2], w[..., 1::2], rtol=1e-4, atol=1e-6) for w in net.w[:4]]
         assert close == [stay]*4
-    twice, once = nets('pairs alike, both sides'), nets('pairs alike')
-    x = torch.randn(3, 20, 30)
-    with torch.no_grad(): assert torch.allclose(twice(x), once(x), atol=1e-5)   # the same function
+
+def test_one_layer_or_two_units_alike():
+    net = nets('one layer alike')
+    assert [kinds(net, k) for k in range(4)] == [[16]*3, [16]*3, [1]*3, [16]*3]
+    assert [kinds(nets('two units alike'), k) for k in range(5)] == [[15]*3]*4 + [[10]*3]
+    x = torch.ones(3, 5, 30)
+    with torch.no_grad(): assert torch.allclose(nets('constant')(x), torch.ones(3, 5, 10))
 
 @pytest.mark.parametrize('start, activation, moves', [
     ('all zero', 'relu', False), ('all zero', 'tanh', False), ('two layers zero', 'relu', False),
