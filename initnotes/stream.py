@@ -8,8 +8,8 @@ __all__ = ['BranchReport', 'branches', 'weighed']
 # %% ../nbs/12a_branches.ipynb #c2f47ff5
 import heapq, re
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 import torch
@@ -286,11 +286,15 @@ class _Flow(TorchDispatchMode):
         fresh = [t for t in _tensors(out) if _storage(t)[0] not in there]
         if not (written or fresh): return out                             # a view
         new = _made(self.known, name, given, tensors, (written or fresh)[0])
+        self.noted(name, given, written or fresh, new)
         for t in written: _write(self.known, t, new, name)
         for t in fresh:
             real = t.is_floating_point() or t.is_complex() or not isinstance(new, _Node)
             self.known.hold(t, new if real else _INDEX)
         return out
+
+    def noted(self, name: str, given: dict, made: list, new: Any):
+        "An operation has made tensors; lesson 13 looks at them."
 
     def silent(self, things: Any, written: list) -> Any:
         "The same with zeros in place of what is made from the silenced parameters."
@@ -349,8 +353,9 @@ class _Look:
         self.known = _Known({n: p for p, n in first.items()})
         self.open, self.calls, self.kept = [], [], {}   # kept: block → did it hand on its input?
 
-    def run(self, batch: tuple, kwargs: dict) -> '_Look':
-        "Run the model on a batch, and leave it as it was."
+    @contextmanager
+    def watching(self, batch: tuple, kwargs: dict) -> Iterator[None]:
+        "Hooks are on and the batch is known; afterwards the model is as it was."
         torch.clear_autocast_cache()           # copies of weights in it would go unseen
         with ExitStack() as stack:
             for name, m in modules_of(self.model).items():
@@ -359,13 +364,17 @@ class _Look:
                              m.register_forward_hook(_Leave(self), with_kwargs=True,
                                                      always_call=True)):    # also when it raises
                     stack.callback(hook.remove)
-            stack.enter_context(torch.no_grad())
             stack.enter_context(undisturbed(self.model, batch, kwargs, dropout=False))
             for t in _tensors((batch, kwargs)):
                 real = t.is_floating_point() or t.is_complex()
                 new = self.known.node('source', 'batch', size=t.numel()) if real else _INDEX
                 self.known.hold(t, new)
-            with _Flow(self.known, self.silenced): self.model(*batch, **kwargs)
+            yield
+
+    def run(self, batch: tuple, kwargs: dict) -> '_Look':
+        "Run the model on a batch, and leave it as it was."
+        flow = _Flow(self.known, self.silenced)
+        with torch.no_grad(), self.watching(batch, kwargs), flow: self.model(*batch, **kwargs)
         return self
 
 # %% ../nbs/12a_branches.ipynb #c550f0c4
