@@ -125,7 +125,7 @@ def _walk(trail, nodes, curved=True):
         found.append((centre, v))
     return found
 
-# %% ../nbs/13c_signals.ipynb #e1bd8218
+# %% ../nbs/13c_signals.ipynb #01b44a49
 def _pieces(trail):
     "Runs of places between norms, pools and sums that end a branch."
     runs = []
@@ -179,8 +179,8 @@ def forward(e: Evidence) -> Iterator[Finding | Skipped]:
         yield Finding('forward', 'error', first.where, drift, centre, se,
             f"The signal {what}: over {steps} layers, to '{at.where}', its mean square is "
             f"multiplied by {_factor(drift)}, where {_factor(centre)} is what chance does. "
-            f"{_cause(e, nodes)}A net whose signal is lost learns from its biases alone, or not at "
-            "all.", _rescue(e, trail), '05_kaiming')
+            f"{_cause(e, nodes)}The net learns more slowly, or not at all.",
+            _rescue(e, trail), '05_kaiming')
 
 # %% ../nbs/13c_signals.ipynb #77685dec
 def _as_torch_made(module):
