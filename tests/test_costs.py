@@ -35,12 +35,11 @@ def model(start, depth, activation, seed):
 
 @functools.cache
 def found(start, depth, activation):
-    "Of three nets: the checks that find an error, or anything louder than info."
+    "Of two nets: the checks that find an error."
     x, y = (t[:64] for t in data()[:2])
     reports = [audit(model(start, depth, activation, s), x, loss=lambda z: F.cross_entropy(z, y))
-               for s in range(3)]
-    return [{f.check for f in r.findings if f.severity in loud} for r in reports
-            for loud in (('error',), ('error', 'warning'))]
+               for s in range(2)]
+    return [{f.check for f in r.findings if f.severity == 'error'} for r in reports]
 
 def lost(start, depth, activation):
     "Accuracy lost with SGD and with Adam, and half of the intervals."
@@ -51,11 +50,11 @@ def lost(start, depth, activation):
 
 @pytest.mark.parametrize('kind', SERIES + FAULTS, ids=lambda k: f'{k[0]}, {k[2]}')
 def test_errors_cost(kind):
-    "An error that is found in all three nets costs accuracy, beyond its interval."
-    errors = found(*kind)[::2]
+    "An error that is found in both nets costs accuracy, beyond its interval."
+    errors = found(*kind)
     if all(errors): assert any(cost > half for cost, half in lost(*kind)), errors
 
 @pytest.mark.parametrize('kind', SERIES + FAULTS, ids=lambda k: f'{k[0]}, {k[2]}')
 def test_what_costs_is_found(kind):
-    "A start that loses more than .3 with each optimiser is an error; a silent one loses less."
-    if all(cost > .3 for cost, _ in lost(*kind)): assert all(found(*kind)[::2])
+    "A start that loses more than .4 with each optimiser is an error, of whichever check."
+    if all(cost > .4 for cost, _ in lost(*kind)): assert all(found(*kind))
