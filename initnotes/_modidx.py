@@ -1109,6 +1109,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'initnotes.weights._random': ('weights.html#_random', 'initnotes/weights.py'),
                                    'initnotes.weights._random_bias': ('weights.html#_random_bias', 'initnotes/weights.py'),
                                    'initnotes.weights._redraw': ('weights.html#_redraw', 'initnotes/weights.py'),
+                                   'initnotes.weights._repeated': ('weights.html#_repeated', 'initnotes/weights.py'),
                                    'initnotes.weights._same': ('weights.html#_same', 'initnotes/weights.py'),
                                    'initnotes.weights._same_bias': ('weights.html#_same_bias', 'initnotes/weights.py'),
                                    'initnotes.weights._seed_all': ('weights.html#_seed_all', 'initnotes/weights.py'),
