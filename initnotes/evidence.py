@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Finding', 'Skipped', 'Builds', 'Arrived', 'Seen', 'Call', 'Flow', 'Evidence', 'measure']
 
-# %% ../nbs/13a_evidence.ipynb #b8f1e2fe
+# %% ../nbs/13a_evidence.ipynb #69296adb
 import dataclasses, math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ from torch import nn
 from .report import InputError
 from .layers import ParameterRole, fans_of, local, modules_of, parameters_of
 from .chain import _ready, _tensors
-from .stream import _Flow, _INDEX, _Look, _Node, _arguments, _named
+from .stream import _Flow, _Look, _Node, _arguments, _named, _weights_before
 
 # %% ../nbs/13a_evidence.ipynb #db61dfd5
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _came_in(t, items, dim, conv):
     "Of a layer's input only kurtosis and channels."
     return Arrived(_kurtosis(_some(_items(t, items, dim))[0]), _channels(t, conv))
 
-# %% ../nbs/13a_evidence.ipynb #d782924e
+# %% ../nbs/13a_evidence.ipynb #be3fdae8
 _MEASURED = 'weight', 'add', 'norm'
 
 @dataclass
@@ -183,7 +183,9 @@ class _Measuring(_Flow):
             seen.resets = bool(given.get('training', True)) and 'no_training' not in name
         elif node.kind == 'weight' and arrives:
             seen.source = _came_in(arrives[-1][1], self.items, self.dim, conv)
-        elif node.kind == 'add':
+        elif node.kind == 'add':       # as many channels as what was last written there
+            writer = next((w for w in _weights_before(node) if w in self.seen), None)
+            if writer: seen.channels = self.seen[writer].channels
             seen.parts = {w: _look_at(v, self.items, self.dim).log_ms.mean().item()
                           for w, v in arrives if v is not t}      # not what was written into
 

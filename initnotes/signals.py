@@ -125,7 +125,7 @@ def _walk(trail, nodes, curved=True):
         found.append((centre, v))
     return found
 
-# %% ../nbs/13c_signals.ipynb #6dcd0d12
+# %% ../nbs/13c_signals.ipynb #01b44a49
 def _pieces(trail):
     "Runs of places between norms, pools and sums that end a branch."
     runs = []
@@ -141,7 +141,7 @@ def _worst(trail, nodes, values, walk):
     best = None
     for n, x, (centre, v) in zip(nodes[1:], values[1:], walk[1:]):
         drift = x - values[0]
-        if drift != drift: continue
+        if not math.isfinite(drift): continue      # zero, or not finite: other checks' business
         limit = allowed(math.sqrt(v), trail.e.tests)
         share = abs(drift - centre)/limit
         if best is None or share > best[0]: best = share, drift, centre, math.sqrt(v), n
@@ -150,7 +150,7 @@ def _worst(trail, nodes, values, walk):
 def _first_past(trail, nodes, values, walk):
     "The first node whose drift is more than is allowed."
     for n, x, (centre, v) in zip(nodes[1:], values[1:], walk[1:]):
-        if abs(x - values[0] - centre) > allowed(math.sqrt(v), trail.e.tests): return n
+        if math.isfinite(x) and abs(x - values[0] - centre) > allowed(math.sqrt(v), trail.e.tests): return n
     return nodes[-1]
 
 def _factor(log): return f'e^{log:.3g}' if math.isfinite(log) else '0' if log < 0 else '∞'
@@ -169,6 +169,8 @@ def forward(e: Evidence) -> Iterator[Finding | Skipped]:
         return (yield Skipped('forward', '(model)', why))
     for nodes in pieces:
         walk, values = _walk(trail, nodes), [trail.level(n) for n in nodes]
+        zero = next((n for n, x in zip(nodes, values) if x == -math.inf), None)
+        if zero: yield Skipped('forward', zero.where, 'its output is all zero: see no-gradient')
         worst = _worst(trail, nodes, values, walk)
         if worst is None or worst[0] <= 1: continue
         _, drift, centre, se, at = worst
@@ -177,8 +179,8 @@ def forward(e: Evidence) -> Iterator[Finding | Skipped]:
         yield Finding('forward', 'error', first.where, drift, centre, se,
             f"The signal {what}: over {steps} layers, to '{at.where}', its mean square is "
             f"multiplied by {_factor(drift)}, where {_factor(centre)} is what chance does. "
-            f"{_cause(e, nodes)}A net whose signal is lost learns from its biases alone, or not at "
-            "all.", _rescue(e, trail), '05_kaiming')
+            f"{_cause(e, nodes)}The net learns more slowly, or not at all.",
+            _rescue(e, trail), '05_kaiming')
 
 # %% ../nbs/13c_signals.ipynb #77685dec
 def _as_torch_made(module):
@@ -312,7 +314,7 @@ def _alike(trail, places, values, walk, worst):
         f"{trail.seen(at).apart:.2g} at '{at.where}'. {_cause(trail.e, places)}{end}",
         _rescue_stream(trail.e, trail) if trail.stream else _rescue(trail.e, trail), '10_depth')
 
-# %% ../nbs/13c_signals.ipynb #dc433edd
+# %% ../nbs/13c_signals.ipynb #59411bbb
 def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
     "A plain net has more layers than six correlation lengths of its weights and biases."
     trail = _trail(e)
@@ -322,7 +324,8 @@ def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
         why = 'it is known for plain nets with one activation that could be followed'
         return (yield Skipped('too-deep', '(model)', why))
     found = [l for l in _links(e) if l.call and not l.why]
-    mid = found[len(found)//2]
+    mid = sorted(found, key=lambda l: l.w_var)[len(found)//2]
+    if not mid.w_var: return (yield Skipped('too-deep', mid.name, 'its weights are all zero'))
     try: xi = correlation_length(name, mid.w_var, mid.b_var)
     except InputError as error: return (yield Skipped('too-deep', mid.name, str(error)))
     depth = sum(n.kind == 'weight' for n in trail.nodes)

@@ -34,7 +34,7 @@ def pair(case, seed):
     return bool(named), alarms, again
 
 def judged(pairs):
-    "At least 95 % of the faults are named, at most 1 % of the twins raise an alarm or the same note."
+    "95 % of the faults are named; at most 1 % of the twins raise an alarm, or the same note."
     got = [(c, s, *pair(c, s)) for c, s in pairs]
     missed = [f'{c} {s}' for c, s, found, _, _ in got if not found]
     false = [f'{c} {s}: {alarms}' for c, s, _, alarms, _ in got if alarms]
@@ -108,7 +108,8 @@ SPECIAL = dict(vocab_size=V, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 SIZES = SPECIAL | dict(hidden_size=48, num_hidden_layers=3, num_attention_heads=4,
                        intermediate_size=96)
 ARCHITECTURES = {
-    'GPT-2': ('GPT2LMHeadModel', 'GPT2Config', SPECIAL | dict(n_embd=48, n_layer=3, n_head=4), text),
+    'GPT-2': ('GPT2LMHeadModel', 'GPT2Config', SPECIAL | dict(n_embd=48, n_layer=3, n_head=4),
+              text),
     'Llama': ('LlamaForCausalLM', 'LlamaConfig', SIZES | dict(num_key_value_heads=2), text),
     'Gemma 2': ('Gemma2ForCausalLM', 'Gemma2Config',
                 SIZES | dict(num_key_value_heads=2, head_dim=16), text),
@@ -178,7 +179,8 @@ def test_gpt2_is_unchanged():
 def torch_nets():
     def encoder(**kw):
         layer = nn.TransformerEncoderLayer(48, 4, 96, batch_first=True, **kw)
-        return nn.TransformerEncoder(layer, 3, enable_nested_tensor=False), (torch.randn(8, 12, 48),)
+        net = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        return net, (torch.randn(8, 12, 48),)
     yield 'encoder', *encoder()
     yield 'encoder, norm first', *encoder(norm_first=True, dropout=0.)
     yield ('transformer', nn.Transformer(48, 4, 2, 2, 96, batch_first=True),
