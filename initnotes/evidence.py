@@ -47,9 +47,10 @@ class Builds:
     same: dict[str, torch.Tensor]    # parameters and buffers of a second model of the same seed
     other: dict[str, torch.Tensor]   # of a third one, of another seed
 
-# %% ../nbs/13a_evidence.ipynb #f7a3fdb0
+# %% ../nbs/13a_evidence.ipynb #319d81b8
 class Arrived(NamedTuple):
     "What was measured of a layer's input."
+    log_ms: torch.Tensor             # (B,) ln of each item's mean square, float64
     kurtosis: float                  # E x⁴/(E x²)² over the numbers of an item, mean over items
     channels: int                    # features, or channels
 
@@ -122,7 +123,9 @@ def _look_at(t, items, dim=0, conv=False):
 @torch.no_grad()
 def _came_in(t, items, dim, conv):
     "Of a layer's input only kurtosis and channels."
-    return Arrived(_kurtosis(_some(_items(t, items, dim))[0]), _channels(t, conv))
+    some, scale = _some(_items(t, items, dim))
+    log_ms = _log(some.square().mean(1)) + 2*math.log(scale)
+    return Arrived(log_ms, _kurtosis(some), _channels(t, conv))
 
 # %% ../nbs/13a_evidence.ipynb #be3fdae8
 _MEASURED = 'weight', 'add', 'norm'
