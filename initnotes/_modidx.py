@@ -51,6 +51,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'initnotes.audit._spans': ('checks.html#_spans', 'initnotes/audit.py'),
                                  'initnotes.audit._terminal': ('checks.html#_terminal', 'initnotes/audit.py'),
                                  'initnotes.audit._verdict': ('checks.html#_verdict', 'initnotes/audit.py'),
+                                 'initnotes.audit._wanted': ('checks.html#_wanted', 'initnotes/audit.py'),
                                  'initnotes.audit.assert_healthy': ('checks.html#assert_healthy', 'initnotes/audit.py'),
                                  'initnotes.audit.audit': ('checks.html#audit', 'initnotes/audit.py'),
                                  'initnotes.audit.main': ('checks.html#main', 'initnotes/audit.py')},
