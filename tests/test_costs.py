@@ -11,10 +11,14 @@ from initnotes import experiments as ex
 from initnotes import trained as tr
 
 SEED = 79
+pytestmark = pytest.mark.slow
 ACTIVATIONS = dict(relu=nn.ReLU, tanh=nn.Tanh, sigmoid=nn.Sigmoid, softplus=nn.Softplus)
 SERIES = [(f'signal {k:+d}', 20, 'relu') for k in range(-12, 13, 3)]
 SERIES += [(f'gradient {k:+d}', 20, 'tanh') for k in tr.BACKWARD]
 FAULTS = [(s, 5, 'relu') for s in ('Kaiming', 'one seed', *tr.FAULTS)]
+FAULTS += [(s, 5, 'tanh') for s in ('Kaiming', 'constant', 'one layer alike', 'two layers zero',
+                                    'layer zero', 'alike by 2', 'alike by 8', 'alike by 32',
+                                    'alike by 64')]
 
 @functools.cache
 def data(): return ex.pooled()
@@ -50,9 +54,9 @@ def lost(start, depth, activation):
 
 @pytest.mark.parametrize('kind', SERIES + FAULTS, ids=lambda k: f'{k[0]}, {k[2]}')
 def test_errors_cost(kind):
-    "An error that is found in both nets costs accuracy, beyond its interval."
+    "An error that is found in both nets costs accuracy: a hundredth at least, beyond its interval."
     errors = found(*kind)
-    if all(errors): assert any(cost > half for cost, half in lost(*kind)), errors
+    if all(errors): assert any(cost - half > .01 for cost, half in lost(*kind)), errors
 
 @pytest.mark.parametrize('kind', SERIES + FAULTS, ids=lambda k: f'{k[0]}, {k[2]}')
 def test_what_costs_is_found(kind):
