@@ -1,4 +1,4 @@
-"""Sick nets and their healthy twins, for `audit` and for other tools (no test: who imports it tests).
+"""Sick nets and their healthy twins, for `audit` and for other tools (no test by itself).
 
 Each case is a fault in words, the checks that may name it, and one of four families. For a seed it
 gives a faulty net or its twin, drawn alike, that differs in this one thing. Width, depth,
@@ -229,7 +229,9 @@ def batch(d, n=None):
              (d.length, d.features) if d.family == 'transformer' else (d.features,))
     return torch.randn(n, *shape), torch.randint(d.classes, (n,))
 
-def cross_entropy(y): return lambda out: F.cross_entropy(out.flatten(0, -2), y.flatten())
+def against(out, y): return F.cross_entropy(out.flatten(0, -2), y.flatten())
+
+def cross_entropy(y): return functools.partial(against, y=y)
 
 def given(d, model, scale=1., shift=0., loss=True):
     "An example of a model: its batch, and a cross-entropy."
@@ -272,20 +274,20 @@ def _(family, r, faulty):
 
 @case('non-finite', 'a causal mask hides every key of the first token', 'transformer')
 def _(family, r, faulty):
-    model = build(d := design(family, r, tokens=True, attention=r.choice(['hand', 'module'])))
+    model = build(d := design(family, r, tokens=True, attention='hand'))
     if faulty: model.blocks[0].attention.first = 0
     return given(d, model)
 
-class Root(nn.Module):
-    "Square root of the positive part: its gradient at zero is 0·∞."
+class Distances(nn.Module):
+    "Between all items of a batch; an item's distance from itself has the gradient 0·∞."
     def __init__(self, eps): super().__init__(); self.eps = eps
-    def forward(self, x): return (x.clamp(min=0) + self.eps).sqrt()
+    def forward(self, z): return ((z[:, None] - z).square().sum(-1) + self.eps).sqrt()
 
-@case('non-finite', 'a root at zero has no gradient', 'plain', 'convolutional')
+@case('non-finite', "a root's gradient at zero", 'plain', 'convolutional')
 def _(family, r, faulty):
-    model = build(d := design(family, r, depth=4))
-    model.act3 = nn.Sequential(model.act3, Root(0. if faulty else 1e-2))
-    return given(d, model)
+    model = build(d := design(family, r))
+    model.distances = Distances(0. if faulty else 1e-4)
+    return model, (batch(d)[0],), torch.mean if r.random() < .5 else None
 
 def forgotten(shape, faulty, how):
     "A parameter from torch.empty, which is written or not, or in half of it only."
@@ -307,7 +309,8 @@ def _(family, r, faulty):
         return model
     return given(d, make)
 
-@case('uninitialised', 'a buffer of torch.empty is never written', 'plain', 'residual', factory=True)
+@case('uninitialised', 'a buffer of torch.empty is never written', 'plain', 'residual',
+      factory=True)
 def _(family, r, faulty):
     d = design(family, r, images=False, norm='layer')
     class Shifted(nn.Module):
@@ -333,7 +336,7 @@ def _(family, r, faulty):
     def make():
         model, g = build(d), torch.Generator().manual_seed(3) if faulty else None
         w = hidden(model)[-1].weight
-        with torch.no_grad(): w.normal_(0, w.std().item(), generator=g)
+        with torch.no_grad(): w.normal_(0, w[0].numel()**-.5, generator=g)
         return model
     return given(d, make)
 
@@ -345,7 +348,7 @@ def _(family, r, faulty):
         w = hidden(model)[0].weight
         if faulty: g.seed()
         else: g.manual_seed(torch.randint(2**31, ()).item())
-        with torch.no_grad(): w.normal_(0, w.std().item(), generator=g)
+        with torch.no_grad(): w.normal_(0, w[0].numel()**-.5, generator=g)
         return model
     return given(d, make)
 
@@ -621,7 +624,8 @@ def _(family, r, faulty):
 @torch.no_grad()
 def _(family, r, faulty):
     norm = dict(plain='layer', convolutional='batch').get(family)
-    model = build(d := design(family, r, tied=False, depth=3, **dict(norm=norm) if norm else {}))
+    kw = dict(norm=norm) if norm else dict(images=False)
+    model = build(d := design(family, r, tied=False, depth=3, **kw))
     if family == 'convolutional': model.pool, model.flat = nn.Flatten(), nn.Identity()
     if family == 'convolutional': model.head = start_(nn.Linear(d.width*64, d.classes), .3)
     if faulty: model.head.weight.normal_()
@@ -660,14 +664,16 @@ def _(family, r, faulty):
         return given(d, model)
     d = design('transformer', r, norm=None, depth=depth, branch=branch, act='relu', embed=.5,
                tokens=False, attention='function')
-    return given(d, build(d))
+    model = build(d)
+    for b in model.blocks: b.attention.hot = .2       # the stream is no longer of size 1
+    return given(d, model)
 
 @case('batch-norm', 'batch-norm between thirty layers without skips', 'plain', 'convolutional')
 def _(family, r, faulty):
     return given(d := design(family, r, norm='batch', act='relu', bias=False, width=48, kernel=3,
                              depth=30 if faulty else 5), build(d))
 
-@case('batch-norm bias', 'a bias before batch-norm', 'plain', 'convolutional', 'residual')
+@case('bias-before-norm batch-norm', 'a bias before batch-norm', 'plain', 'convolutional', 'residual')
 def _(family, r, faulty):
     d = design(family, r, norm='batch', act='relu', depth=4, bias=faulty)
     if family != 'residual': return given(d, build(d))
