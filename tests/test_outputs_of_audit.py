@@ -259,7 +259,7 @@ def test_a_fault_is_named_and_mended(make, check, at, may, mends, seed):
     torch.manual_seed(seed)
     model, x, loss = make()
     found = loud(audit(model, x, loss=loss))
-    assert at in [f.layer for f in found if f.check == check], found
+    assert [f.layer for f in found if f.check == check] == [at], found
     assert {f.check for f in found} <= may
     for f in found:
         assert f.severity == ('error' if f.check == 'no-gradient' else 'warning')
@@ -291,6 +291,16 @@ def two_images(): return cnn(), images()[:2], ce(10, 2)
 def a_tanh_net(): return mlp(nn.Tanh, depth=20), rows(), ce(10)
 @healthy
 def a_sigmoid_net(): return mlp(nn.Sigmoid), rows(), ce(10)
+@healthy
+def a_sigmoid_net_at_the_edge():
+    m = mlp(nn.Sigmoid)
+    ini.init_(m, nonlinearity='sigmoid', start='edge')
+    return m, rows(), None
+@healthy
+def a_tanh_net_of_std_three():
+    m = mlp(nn.Tanh, depth=1)
+    m[0].weight.data *= 3
+    return m, rows(), None
 @healthy
 def a_silu_net(): return mlp(nn.SiLU, depth=20, n=32), rows(), ce(10)
 @healthy
