@@ -63,14 +63,16 @@ def _spans(numbers):
         else: runs.append((n, n))
     return ', '.join(f'{a}' if a == b else f'{a}–{b}' for a, b in runs)
 
-# %% ../nbs/13e_checks.ipynb #363d52b3
+# %% ../nbs/13e_checks.ipynb #541e27bb
 def _counted(n, thing): return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 def _verdict(report):
     "One line: how much of each severity."
     counts = {s: sum(r['severity'] == s for r in report) for s in SEVERITIES}
-    said = ', '.join(_counted(n, s) if s != 'info' else f'{n} info' for s, n in counts.items() if n)
-    return f"{report.looked.get('model', 'The model')}: {said or 'nothing found'}"
+    said = [f'{n} info' if s == 'info' else _counted(n, s) for s, n in counts.items() if n]
+    if counts['info'] == len(report): said[:0] = ['no errors', 'no warnings']
+    if not len(report): said = ['nothing found']
+    return f"{report.looked.get('model', 'The model')}: {', '.join(said)}"
 
 def _reach(looked):
     "What was looked at."
@@ -211,9 +213,10 @@ class AuditReport(_Formats):
         "Signal, gradient and likeness of inputs by layer, in three matplotlib `axes`."
         return _plot(self, axes)
 
-# %% ../nbs/13e_checks.ipynb #5f9a5e59
+# %% ../nbs/13e_checks.ipynb #126e8bbb
 _PANELS = dict(signal='mean square of the signal', gradient='sum of squares of the gradient',
                apart='1 − cosine of two inputs')
+_SHOWS = {'backward': 1, 'batch-norm': 1, 'similarity': 2, 'too-deep': 2}  # else the first panel
 _COLORS = dict(error='C3', warning='C1', info='.6')
 
 def _panel(ax, rows, key, title):
@@ -226,17 +229,16 @@ def _panel(ax, rows, key, title):
     ax.set_ylabel('log10')
 
 def _marked(axes, rows, findings):
-    "A line at each layer with a finding, and the checks' names above."
-    at = {r['layer']: i for i, r in enumerate(rows)}
-    by = {}
+    "In the panel that shows it, a line at each layer with a finding, and the checks' names."
+    at, by = {r['layer']: i for i, r in enumerate(rows)}, {}
     for f in findings:
-        i = at.get(_owner(f.layer, at))
-        if i is not None: by.setdefault(i, {})[f.check] = f.severity
-    for i, checks in by.items():
+        place = _SHOWS.get(f.check, 0), at.get(_owner(f.layer, at))
+        if place[1] is not None: by.setdefault(place, {})[f.check] = f.severity
+    for (panel, i), checks in by.items():
         color = _COLORS[min(checks.values(), key=SEVERITIES.index)]
-        for ax in axes: ax.axvline(i, color=color, lw=1, zorder=0)
-        axes[0].annotate(', '.join(checks), (i, 1), xycoords=('data', 'axes fraction'), rotation=90,
-                         ha='right', va='top', fontsize=7, color=color)
+        axes[panel].axvline(i, color=color, lw=1, zorder=0)
+        axes[panel].annotate(', '.join(checks), (i, 1), xycoords=('data', 'axes fraction'),
+                             rotation=90, ha='right', va='top', fontsize=7, color=color)
 
 # %% ../nbs/13e_checks.ipynb #5f2a1068
 def _plot(report, axes):

@@ -177,12 +177,14 @@ def test_as_a_process():
     code, out, err = process('audit', 'net:fails', *INPUT)
     assert code == 2 and out == '' and err.count('\n') == 1
 
-@pytest.mark.slow
-def test_help_and_version():
-    assert process('--version')[:2] == (0, f'initnotes {ini.__version__}\n')
-    code, out, _ = process('--help')
-    assert code == 0 and 'audit' in out
-    code, out, err = process('audit', '--help')
+def test_help_and_version(capsys):
+    def said(*words):
+        with pytest.raises(SystemExit) as left: main(words)
+        return left.value.code, *capsys.readouterr()
+    assert said('--version') == (0, f'initnotes {ini.__version__}\n', '')
+    code, out, err = said('--help')
+    assert code == 0 and 'audit' in out and err == ''
+    code, out, err = said('audit', '--help')
     assert code == 0 and '--tokens' in out and 'Exit code' in out and err == ''
-    code, out, err = process()
+    code, out, err = said()
     assert code == 2 and out == '' and err.count('\n') == 1
