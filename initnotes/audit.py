@@ -291,31 +291,24 @@ def _chosen(model, where, exclude):
     raise InputError(f"where={where!r} without {exclude!r} leaves no module, "
                      f"expected some of {', '.join(names)}.")
 
-# %% ../nbs/13e_checks.ipynb #9c32d2f1
+# %% ../nbs/13e_checks.ipynb #74bba8f3
 def _is_model(x):
     "Or functools.partial of one."
     while isinstance(x, functools.partial): x = x.func
     return isinstance(x, nn.Module)
 
-def _brings_more(made): return isinstance(made, (tuple, list)) and len(made) in (2, 3)
-
-def _alone(factory, returned):
-    "The factory without the batch that it may bring; what it returns first goes into a list."
-    @functools.wraps(factory, updated=())
-    def make():
-        made = factory()
-        if not returned: returned.append(made)
-        return made[0] if _brings_more(made) else made
-    return make
-
-def _brought(made):
-    "Arguments, keyword arguments and loss that a factory returned beside the model."
-    _, batch, *loss = made if _brings_more(made) else (made, ())
+def _unpacked(made):
+    "Model, arguments, keyword arguments and loss, of what a factory returned."
+    if not isinstance(made, (tuple, list)): return made, (), {}, None
+    if not 2 <= len(made) <= 3:
+        raise InputError(f"the factory returned a tuple of {len(made)}, expected a model, "
+                         "(model, batch) or (model, batch, loss).")
+    model, batch, *loss = made
     if isinstance(batch, Mapping): args, kwargs = (), dict(batch)
     else: args, kwargs = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,), {}
-    return args, kwargs, loss[0] if loss else None
+    return model, args, kwargs, loss[0] if loss else None
 
-# %% ../nbs/13e_checks.ipynb #0aebacc5
+# %% ../nbs/13e_checks.ipynb #bf6a14d3
 def _made(model, args, kwargs, loss):
     "Model, batch and loss, and what a factory builds: None of a model that is already there."
     builds = None
@@ -323,9 +316,8 @@ def _made(model, args, kwargs, loss):
         if not callable(model):
             raise InputError(f"model is {type(model).__name__}, expected a torch.nn.Module or a "
                              "function that makes one.")
-        returned = []
-        model, builds = build(_alone(model, returned))
-        *batch, own = _brought(returned.pop())
+        made, builds = build(model)
+        model, *batch, own = _unpacked(made)
         if not (args or kwargs): args, kwargs = batch
         loss = loss or own
     if not (args or kwargs or isinstance(model, functools.partial)):

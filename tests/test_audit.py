@@ -250,7 +250,7 @@ def test_a_factory_may_bring_its_batch(batch, more, checks):
     (lambda: ini.audit(Net(), x(), loss=3.), 'loss is float.*a function'),
     (lambda: ini.audit(lambda: 1/0, x()), 'ZeroDivisionError'),
     (lambda: ini.audit(lambda: None, x()), 'NoneType'),
-    (lambda: ini.audit(lambda: (Net(), x(), loss, 4)), 'returned tuple'),
+    (lambda: ini.audit(lambda: (Net(), x(), loss, 4)), 'a tuple of 4'),
     (lambda: ini.audit(3, x()), 'model is int'),
     (lambda: ini.audit(nn.ReLU(), x()), 'ReLU has no parameters'),
     (lambda: ini.audit(Net()), 'batch is missing'),
