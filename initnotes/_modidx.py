@@ -44,6 +44,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'initnotes.audit._reach': ('checks.html#_reach', 'initnotes/audit.py'),
                                  'initnotes.audit._reasons': ('checks.html#_reasons', 'initnotes/audit.py'),
                                  'initnotes.audit._report': ('checks.html#_report', 'initnotes/audit.py'),
+                                 'initnotes.audit._short_code': ('checks.html#_short_code', 'initnotes/audit.py'),
                                  'initnotes.audit._sizes': ('checks.html#_sizes', 'initnotes/audit.py'),
                                  'initnotes.audit._spans': ('checks.html#_spans', 'initnotes/audit.py'),
                                  'initnotes.audit._terminal': ('checks.html#_terminal', 'initnotes/audit.py'),

@@ -25,9 +25,10 @@ from .evidence import Evidence, Finding, Skipped, measure
 from .weights import build
 from . import outputs, signals, weights
 
-# %% ../nbs/13e_checks.ipynb #45c8a421
+# %% ../nbs/13e_checks.ipynb #5ee04968
 SEVERITIES = 'error', 'warning', 'info'
 _ALIKE = 3       # findings of one check that get a paragraph; of the others the table tells
+_LINES = 6       # of a repair
 
 def _against(f):
     "What was measured, against what was predicted."
@@ -36,6 +37,13 @@ def _against(f):
     if f['predicted'] is None: return said
     se = '' if f['se'] is None else f" ± {_text(f['se'])}"
     return f"{said}, predicted {_text(f['predicted'])}{se}"
+
+def _short_code(code, number):
+    "The first lines of a long repair, and where the others are."
+    lines = code.strip('\n').splitlines()
+    if len(lines) <= _LINES: return '\n'.join(lines)
+    more = len(lines) - _LINES + 1
+    return '\n'.join([*lines[:-more], f'# … {more} lines more: report.findings[{number - 1}].fix'])
 
 def _paragraphs(rows):
     "For each finding its heading, message, repair and lesson: pairs of a kind and a text."
@@ -48,7 +56,7 @@ def _paragraphs(rows):
         parts = f['severity'], f['check'], layer, _against(f)
         yield 'heading', f"{number}. " + ' · '.join(filter(None, parts))
         yield 'text', f['message']
-        if f['fix']: yield 'code', f['fix']
+        if f['fix']: yield 'code', _short_code(f['fix'], number)
         if f['lesson']: yield 'text', f"Explained in lesson {f['lesson']}."
     for (_, check), same in many.items():
         if more := same[_ALIKE:]:
@@ -500,7 +508,7 @@ def _named(text):
         raise InputError(f"{module} has no {name}, expected "
                          f"{', '.join(own) or 'the name of a factory or a model'}.") from None
 
-# %% ../nbs/13e_checks.ipynb #cd9d5157
+# %% ../nbs/13e_checks.ipynb #867608a8
 def _batch(shape):
     if shape[-1] < 0: return torch.randint(-shape[-1], shape[:-1])
     return torch.randn(shape)
@@ -522,9 +530,9 @@ def main(
     asked = _parser().parse_args(argv)
     try:
         with redirect_stdout(sys.stderr): report = _audited(asked)
-    except (InputError, SystemExit) as err:
-        said = err if isinstance(err, InputError) else f'{asked.factory} left Python: {err!r}'
-        where = _place(err.__cause__) if err.__cause__ else ''
+    except (Exception, SystemExit) as err:       # whatever it is: not 1, which says that it ran
+        said = err if isinstance(err, InputError) else repr(err)
+        where = _place(err.__cause__ or err)*(err.__cause__ is not None or said is not err)
         print('initnotes audit:', ' '.join(f'{said}{where}'.split()), file=sys.stderr)
         return 2
     sys.stdout.reconfigure(errors='replace')       # a terminal that knows no ±

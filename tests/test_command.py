@@ -177,6 +177,12 @@ def test_as_a_process():
     code, out, err = process('audit', 'net:fails', *INPUT)
     assert code == 2 and out == '' and err.count('\n') == 1
 
+def test_a_fault_of_our_own_is_not_a_verdict(monkeypatch, run):
+    def audit(*args, **kwargs): raise KeyError('ours')
+    monkeypatch.setattr(sys.modules['initnotes.audit'], 'audit', audit)
+    code, out, err = run('net:Net', *INPUT)
+    assert code == 2 and "KeyError('ours')" in err and err.count('\n') == 1 and not out
+
 def test_help_and_version(capsys):
     def said(*words):
         with pytest.raises(SystemExit) as left: main(words)
