@@ -508,7 +508,7 @@ def _named(text):
         raise InputError(f"{module} has no {name}, expected "
                          f"{', '.join(own) or 'the name of a factory or a model'}.") from None
 
-# %% ../nbs/13e_checks.ipynb #867608a8
+# %% ../nbs/13e_checks.ipynb #62de14a7
 def _batch(shape):
     if shape[-1] < 0: return torch.randint(-shape[-1], shape[:-1])
     return torch.randn(shape)
@@ -531,8 +531,9 @@ def main(
     try:
         with redirect_stdout(sys.stderr): report = _audited(asked)
     except (Exception, SystemExit) as err:       # whatever it is: not 1, which says that it ran
-        said = err if isinstance(err, InputError) else repr(err)
-        where = _place(err.__cause__ or err)*(err.__cause__ is not None or said is not err)
+        known = isinstance(err, InputError)
+        said, cause = (err, err.__cause__) if known else (repr(err), err)
+        where = _place(cause) if cause else ''
         print('initnotes audit:', ' '.join(f'{said}{where}'.split()), file=sys.stderr)
         return 2
     sys.stdout.reconfigure(errors='replace')       # a terminal that knows no ±

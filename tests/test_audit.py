@@ -288,6 +288,19 @@ def test_nothing_changes(fails):
         ini.audit(model, given, loss=loss)
     assert all(map(same, before, everything(model)))
 
+def test_nothing_changes_whatever_a_check_does(checks):
+    def rude(e):
+        e.model.eval()
+        with torch.no_grad():
+            e.model[0].weight.mul_(2)
+            e.model[1].running_mean.add_(torch.rand(16))
+        return ()
+    checks['rude'] = [rude]
+    model, given = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16)), x()
+    before = everything(model)
+    assert not ini.audit(model, given).skipped
+    assert all(map(same, before, everything(model)))
+
 def test_a_factory_leaves_the_random_state():
     given, state = x(), torch.get_rng_state()
     ini.audit(Net, given)
