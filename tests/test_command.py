@@ -1,7 +1,7 @@
 "The command `initnotes`: what it is given, what it prints where, and with which exit code."
 import json, os, subprocess, sys
 
-import pytest
+import pytest, torch
 
 import initnotes as ini
 from initnotes.audit import main
@@ -121,6 +121,15 @@ def test_arguments_come_in_their_order(monkeypatch, run):
     assert [t.is_floating_point() for t in given] == [False, True, False]
     assert given[0].max() == 6 and set(given[2].tolist()) == {0, 1}
     assert abs(given[1].mean()) < 5/6**.5
+
+@pytest.mark.parametrize('shape', ['32,16', '8,16'])
+def test_the_model_is_the_one_that_python_makes_at_this_seed(monkeypatch, run, shape):
+    made, audit = [], sys.modules['initnotes.audit']
+    monkeypatch.setattr(audit, 'audit', lambda model, *args, **kw: made.append(model()) or
+                        audit.AuditReport())
+    assert run('net:Net', '--input', shape, '--seed', 7)[0] == 0
+    torch.manual_seed(7)
+    assert torch.equal(made[0].a.weight, sys.modules['net'].Net().a.weight)
 
 def test_seed(run):
     first, again, other = (run('net:deep', *INPUT, '--seed', s, '--json')[1] for s in (1, 1, 2))
