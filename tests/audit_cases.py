@@ -356,7 +356,8 @@ def _(family, r, faulty):
 
 @case('torch-default', "layers are left at torch's own start")
 def _(family, r, faulty):
-    model = build(d := design(family, r, act='relu'))
+    # torch's module of attention leaves its last layer at the default, too
+    model = build(d := design(family, r, act='relu', attention='function'))
     if faulty:
         for m in named(model, r'layer|up|down'): m.reset_parameters()
     return given(d, model)
@@ -624,7 +625,7 @@ def _(family, r, faulty):
 @torch.no_grad()
 def _(family, r, faulty):
     norm = dict(plain='layer', convolutional='batch').get(family)
-    kw = dict(norm=norm) if norm else dict(images=False)
+    kw = dict(norm=norm) if norm else dict(images=False, tokens=True)
     model = build(d := design(family, r, tied=False, depth=3, **kw))
     if family == 'convolutional': model.pool, model.flat = nn.Flatten(), nn.Identity()
     if family == 'convolutional': model.head = start_(nn.Linear(d.width*64, d.classes), .3)

@@ -123,7 +123,7 @@ ARCHITECTURES = {
     'Whisper': ('WhisperForConditionalGeneration', 'WhisperConfig', SPECIAL | dict(
         d_model=48, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=96, decoder_ffn_dim=96,
         encoder_attention_heads=4, decoder_attention_heads=4, num_mel_bins=20,
-        max_source_positions=24, decoder_start_token_id=1), sound),
+        max_source_positions=24, decoder_start_token_id=1, init_std=.1), sound),
     'ViT': ('ViTForImageClassification', 'ViTConfig', dict(
         hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
         image_size=32, patch_size=8, num_labels=10), pixels),
