@@ -575,7 +575,7 @@ def _(family, r, faulty):
     d = design(family, r, act='tanh', depth=64 if faulty else 10, padding='circular', kernel=3,
                width=64 if family == 'plain' else 32)
     model = build(d)
-    for m in named(model, 'layer'): m.weight.mul_(1.3**.5), m.bias.normal_(0, .05**.5)
+    for m in named(model, 'layer'): m.bias.normal_(0, .05**.5)      # ξ is 3.6 layers
     return given(d, model)
 
 # ---- activations -----------------------------------------------------------------------------
