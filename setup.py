@@ -29,6 +29,7 @@ setup(
     install_requires=cfg['requirements'].split(),
     extras_require={'learn': extra('learn'), 'test': extra('test'), 'site': extra('site'),
                     'dev': extra('learn') + extra('test') + extra('site')},
+    entry_points={'console_scripts': cfg['console_scripts'].split()},
     options={'egg_info': {'egg_base': scratch}, 'build': {'build_base': scratch}},
     zip_safe=False,
 )

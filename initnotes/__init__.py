@@ -27,6 +27,8 @@ from .shape import shape_activation
 from .chain import predict
 from .stream import branches
 from .isometry import delta_orthogonal_, jacobian_spectrum, lognorm_band
+from .evidence import Finding
+from .audit import AuditReport, assert_healthy, audit     # the function: the module has its name
 
 __all__ = [
     'InputError', 'Report', 'set_seed', 'Stats', 'stats', 'DataError', 'Mnist', 'mnist',
@@ -40,4 +42,4 @@ __all__ = [
     'Record', 'ConvLayer', 'GeneralReLU', 'LsuvError', 'LsuvReport', 'lsuv_', 'lsuv_kinds',
     'edge_variances', 'chi', 'correlation_length', 'correlation_map', 'edge_of_chaos',
     'fixed_point', 'length_map', 'shape_activation', 'predict', 'branches', 'delta_orthogonal_',
-    'jacobian_spectrum', 'lognorm_band']
+    'jacobian_spectrum', 'lognorm_band', 'AuditReport', 'Finding', 'assert_healthy', 'audit']

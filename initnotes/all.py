@@ -27,3 +27,9 @@ from .chain import *
 from .stream import *
 from .residual import *
 from .isometry import *
+from .thresholds import *
+from .evidence import *
+from .weights import *
+from .signals import *
+from .outputs import *
+from .audit import *

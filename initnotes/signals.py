@@ -6,7 +6,7 @@
 __all__ = ['CHECKS', 'Trail', 'forward', 'backward', 'similarity', 'too_deep', 'residual', 'batch_norm', 'value_range', 'inputs',
            'non_finite', 'bands']
 
-# %% ../nbs/13c_signals.ipynb #dce83391
+# %% ../nbs/13c_signals.ipynb #7a170fdf
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,56 +15,72 @@ from torch import nn
 from .report import InputError
 from .chain import links
 from .depth import correlation_length
-from .evidence import Evidence, Finding, Skipped, measure
+from .evidence import Evidence, Finding, Skipped, _level, measure
 from .isometry import _in_logs
 from .stream import _branches
 from .thresholds import MATERIAL, allowed
 
-# %% ../nbs/13c_signals.ipynb #41399ebb
+# %% ../nbs/13c_signals.ipynb #32595cc5
 @dataclass(eq=False)
 class Trail:
     "The places on every path, from the first layer to the last but the head."
     nodes: list              # weights, sums and norms that reset, in order
-    stream: list             # pairs (sum that ends a branch, node of the branch), in order
+    stream: dict             # sums that end a branch → node of the branch
+    pools: list              # nodes that make a signal much smaller
     e: Evidence
+    source: object           # node of the input, where it is of real numbers
     spread: dict             # node → (slope s, variance (κ − 1)/n) of the step that ends there
 
-    @property
-    def places(self) -> list:
-        "Where signal and gradient are compared: a stream from behind its first block."
-        found = [n for n in self.nodes if n.kind != 'norm']
-        ends = [at for at, _ in self.stream]
-        first = next((i for i, n in enumerate(found) if n in ends), 0)
-        return found[first:]
-    @property
-    def resets(self) -> bool: return any(n.kind == 'norm' for n in self.nodes)
-
     def seen(self, node): return self.e.flow.seen[node]
-    def level(self, node): return self.seen(node).log_ms.mean().item()
+    def level(self, node): return self.seen(node).level
+
+    def sections(self) -> list[list]:
+        "Runs of nodes between pools, and before and from the first sum that ends a branch."
+        runs, begun = [[]], False
+        for n in self.nodes:
+            pooled = runs[-1] and any(runs[-1][-1].index < p.index < n.index for p in self.pools)
+            starts = not begun and n in self.stream
+            begun = begun or starts
+            if pooled or starts: runs.append([])
+            runs[-1].append(n)
+        return [r for r in runs if r]
+
+    def norms(self, nodes) -> list:
+        "Those that reset, on the chain or in branches, between the first and the last of these."
+        low, high = nodes[0].index, nodes[-1].index
+        return [n for n, s in self.e.flow.seen.items() if s.resets and low < n.index < high]
+
+def _places(nodes): return [n for n in nodes if n.kind != 'norm']
 
 def _trail(e):
     "The trail, or a reason why there is none; found once."
     if not hasattr(e, '_trail'): e._trail = _found(e)
     return e._trail
 
+_POOLED = 16     # times fewer numbers: more than a stride of 2 or pooling over 2 × 2 takes away
+
 def _found(e):
     if e.flow is None: return e.stopped
-    flow, chain = e.flow, [n for n in e.flow.chain if n in e.flow.seen]
+    flow, ends = e.flow, {f.at: f.branch for f, _ in _branches(e.flow.nodes)}
+    pools = [n for n in flow.chain if n.kind != 'weight' and n.came
+             and max(m.size for m in n.came) >= _POOLED*n.size]
+    chain = [n for n in flow.chain if n in flow.seen and n.kind != 'source']
     chain = [n for n in chain if n.kind != 'norm' or flow.seen[n].resets]
     heads = [i for i, n in enumerate(chain) if n.kind == 'weight']
-    ends = {pair[0].at: pair[0].branch for pair in _branches(flow.nodes)}
     if heads and not any(n in ends for n in chain[heads[-1]:]): chain = chain[:heads[-1]]
     while chain and chain[-1].kind == 'norm': chain.pop()
     if len(chain) < 2: return 'fewer than two layers lie on every path from input to output'
-    trail = Trail(chain, [(n, ends[n]) for n in chain if n in ends], e, {})
+    source = next((n for n in flow.chain[:1] if n.kind == 'source' and n in flow.seen), None)
+    trail = Trail(chain, {n: ends[n] for n in chain if n in ends}, pools, e, source, {})
     trail.spread = _spreads(trail)
     return trail
 
-# %% ../nbs/13c_signals.ipynb #ee1b1b75
+# %% ../nbs/13c_signals.ipynb #bedfa2ac
 def _links(e):
     "The layers and what lies between them, as far as they are known; found once."
     if not hasattr(e, '_links'):
-        try: e._links = links(e.model, *e.args, **e.kwargs)
+        args, kwargs = e.batch()
+        try: e._links = links(e.model, *args, **kwargs)
         except Exception: e._links = []             # a strange model: nothing is known
     return e._links
 
@@ -110,13 +126,15 @@ def _walk(trail, nodes, curved=True):
         found.append((centre, v))
     return found
 
-# %% ../nbs/13c_signals.ipynb #eb9b5fd9
+# %% ../nbs/13c_signals.ipynb #01b44a49
 def _pieces(trail):
-    "Runs of places between norms and sums that end a branch."
-    ends, runs = {at for at, _ in trail.stream}, [[]]
-    for n in trail.nodes:
-        if n.kind == 'norm' or n in ends: runs.append([])
-        else: runs[-1].append(n)
+    "Runs of places between norms, pools and sums that end a branch."
+    runs = []
+    for nodes in trail.sections():
+        runs.append([])
+        for n in nodes:
+            if n.kind == 'norm' or n in trail.stream: runs.append([])
+            else: runs[-1].append(n)
     return [r for r in runs if len(r) > 1]
 
 def _worst(trail, nodes, values, walk):
@@ -124,7 +142,7 @@ def _worst(trail, nodes, values, walk):
     best = None
     for n, x, (centre, v) in zip(nodes[1:], values[1:], walk[1:]):
         drift = x - values[0]
-        if drift != drift: continue
+        if not math.isfinite(drift): continue      # zero, or not finite: other checks' business
         limit = allowed(math.sqrt(v), trail.e.tests)
         share = abs(drift - centre)/limit
         if best is None or share > best[0]: best = share, drift, centre, math.sqrt(v), n
@@ -133,7 +151,7 @@ def _worst(trail, nodes, values, walk):
 def _first_past(trail, nodes, values, walk):
     "The first node whose drift is more than is allowed."
     for n, x, (centre, v) in zip(nodes[1:], values[1:], walk[1:]):
-        if abs(x - values[0] - centre) > allowed(math.sqrt(v), trail.e.tests): return n
+        if math.isfinite(x) and abs(x - values[0] - centre) > allowed(math.sqrt(v), trail.e.tests): return n
     return nodes[-1]
 
 def _factor(log): return f'e^{log:.3g}' if math.isfinite(log) else '0' if log < 0 else '∞'
@@ -147,11 +165,13 @@ def forward(e: Evidence) -> Iterator[Finding | Skipped]:
     if isinstance(trail, str): return (yield Skipped('forward', '(model)', trail))
     pieces = _pieces(trail)
     if not pieces:
-        why = 'norms set the mean square anew behind each layer' if trail.resets else \
-            'what lies on every path is a residual stream: see residual'
+        why = 'what lies on every path is a residual stream: see residual' if trail.stream else \
+            'norms set the mean square anew behind each layer'
         return (yield Skipped('forward', '(model)', why))
     for nodes in pieces:
         walk, values = _walk(trail, nodes), [trail.level(n) for n in nodes]
+        zero = next((n for n, x in zip(nodes, values) if x == -math.inf), None)
+        if zero: yield Skipped('forward', zero.where, 'its output is all zero: see no-gradient')
         worst = _worst(trail, nodes, values, walk)
         if worst is None or worst[0] <= 1: continue
         _, drift, centre, se, at = worst
@@ -160,10 +180,10 @@ def forward(e: Evidence) -> Iterator[Finding | Skipped]:
         yield Finding('forward', 'error', first.where, drift, centre, se,
             f"The signal {what}: over {steps} layers, to '{at.where}', its mean square is "
             f"multiplied by {_factor(drift)}, where {_factor(centre)} is what chance does. "
-            f"{_cause(e, nodes)}A net whose signal is lost learns from its biases alone, or not at "
-            "all.", _rescue(e, trail), '05_kaiming')
+            f"{_cause(e, nodes)}The net learns more slowly, or not at all.",
+            _rescue(e, trail), '05_kaiming')
 
-# %% ../nbs/13c_signals.ipynb #77685dec
+# %% ../nbs/13c_signals.ipynb #887230ed
 def _as_torch_made(module):
     "Are its weights uniform within ±1/√fan_in, as PyTorch draws them?"
     w = getattr(module, 'weight', None)
@@ -192,34 +212,42 @@ def _acting(e):
     name = next(iter(names)) if len(names) == 1 else None
     return name if name in _NAMED else None
 
+_SWAP = """for m in list(model.modules()):
+    for name, child in m.named_children():
+        if isinstance(child, nn.{}): setattr(m, name, nn.{}())
+"""
+_INSTEAD = dict(sigmoid=('Sigmoid', 'Tanh', 'tanh'), softplus=('Softplus', 'ReLU', 'relu'))
+
 def _rescue(e, trail):
-    "The line that gives a plain net a healthy start."
+    "The lines that give a plain net a healthy start."
     name, layers = _acting(e), sum(n.kind == 'weight' for n in trail.nodes)
     if name is None: return 'ini.lsuv_(model, *batch)'
-    if name in ('relu', 'leaky_relu') or layers < 12:
-        return f"ini.init_(model, nonlinearity='{name}')"
-    if name in ('softplus', 'sigmoid'):
-        return 'ini.lsuv_(model, *batch, orthogonal=True)'
-    return f"ini.init_(model, nonlinearity='{name}', start='edge')"
+    if name in _INSTEAD and layers > 3:              # no scale keeps signal and gradient at once
+        old, new, name = _INSTEAD[name]
+        if not any(isinstance(m, getattr(nn, old)) for m in e.model.modules()): return ''
+        return _SWAP.format(old, new) + _start(name, layers)
+    return _start(name, layers)
 
-# %% ../nbs/13c_signals.ipynb #648862f5
+def _start(name, layers):
+    edge = "" if name in ('relu', 'leaky_relu') or layers < 12 else ", start='edge'"
+    return f"ini.init_(model, nonlinearity='{name}'{edge})"
+
+# %% ../nbs/13c_signals.ipynb #84b5f759
 _BATCH_NORM = math.log(math.pi/(math.pi - 1))    # Yang et al. 2019 (arXiv 1902.08129)
 
 def _batch_normed(n): return n.kind == 'norm' and 'batch_norm' in n.op
 
-def _backward_values(trail, places):
+def _backward_values(trail, nodes):
     "Log of the gradient's sum of squares at each place; with norms, times the mean square."
-    values = []
-    for n in places:
+    values, normed, passed = [], bool(trail.norms(nodes)), 0
+    for n in reversed(nodes):
         seen = trail.seen(n)
+        passed += _batch_normed(n) and not trail.stream
+        if n.kind == 'norm': continue
         if seen.log_grad is None: return None
-        values.append((seen.log_grad.mean() + (seen.log_ms.mean() if trail.resets else 0)).item())
-    grown, passed = [], 0
-    for n in reversed(trail.nodes):
-        passed += _batch_normed(n)
-        if n in places: grown.append(passed)
-    skips = bool(trail.stream)
-    return [v - (0 if skips else g*_BATCH_NORM) for v, g in zip(values, reversed(grown))]
+        size = seen.level if normed else 0.
+        values.append(_level(seen.log_grad) + size - passed*_BATCH_NORM)
+    return values
 
 def backward(e: Evidence) -> Iterator[Finding | Skipped]:
     """The gradient explodes or vanishes on its way back.
@@ -229,69 +257,103 @@ def backward(e: Evidence) -> Iterator[Finding | Skipped]:
     trail = _trail(e)
     if isinstance(trail, str): return (yield Skipped('backward', '(model)', trail))
     if e.flow.gradient: return (yield Skipped('backward', '(model)', e.flow.gradient))
-    places = trail.places
-    values = _backward_values(trail, places)
-    if values is None or len(places) < 2:
-        why = 'fewer than two places' if values else 'autograd does not see all of the chain'
-        return (yield Skipped('backward', '(model)', why))
-    back = list(reversed(places))
-    values.reverse()
-    walk = _walk(trail, back, curved=False)
-    worst = _worst(trail, back, values, walk)
-    if worst is None or worst[0] <= 1: return
-    _, drift, centre, se, at = worst
-    first, what = _first_past(trail, back, values, walk), 'vanishes' if drift < 0 else 'explodes'
-    mild = trail.stream and any(n.kind == 'norm' for n in e.flow.nodes)
-    yield Finding('backward', 'warning' if mild else 'error', first.where, drift, centre, se,
-        f"The gradient {what}: on its way back over {back.index(at)} layers, to '{at.where}', its "
-        f"sum of squares is multiplied by {_factor(drift)}, where {_factor(centre)} is what chance "
-        f"does. {_cause(e, places)}The first layers learn {_pace(drift)} than the last.",
-        _rescue_stream(e, trail) if trail.stream else _rescue(e, trail), '10_depth')
+    looked = False
+    for nodes in trail.sections():
+        back, values = _places(nodes)[::-1], _backward_values(trail, nodes)
+        if len(back) < 2 or values is None: continue
+        looked, walk = True, _walk(trail, back, curved=False)
+        worst = _worst(trail, back, values, walk)
+        if worst is None or worst[0] <= 1: continue
+        _, drift, centre, se, at = worst
+        first = _first_past(trail, back, values, walk)
+        streams = any(n in trail.stream for n in nodes)
+        mild = streams and trail.norms(nodes)
+        yield Finding('backward', 'warning' if mild else 'error', first.where, drift, centre, se,
+            f"The gradient {'vanishes' if drift < 0 else 'explodes'}: on its way back over "
+            f"{back.index(at)} layers, to '{at.where}', its sum of squares is multiplied by "
+            f"{_factor(drift)}, where {_factor(centre)} is what chance does. "
+            f"{_cause(e, nodes)}The first layers learn {_pace(drift)} than the last.",
+            _rescue_stream(e, trail) if streams else _rescue(e, trail), '10_depth')
+    if not looked:
+        yield Skipped('backward', '(model)', 'autograd sees fewer than two places on every path')
 
 def _pace(drift): return 'far slower' if drift < 0 else 'at rates far larger'
 def _rescue_stream(e, trail): return "ini.init_(model, residual='depth', batch=batch)"
 
-# %% ../nbs/13c_signals.ipynb #a4029986
+# %% ../nbs/13c_signals.ipynb #51443c61
 def similarity(e: Evidence) -> Iterator[Finding | Skipped]:
     """Inputs become alike (order), or inputs that were alike fall apart (chaos).
 
-    Compared before pooling and head. Known false alarms: none known; a batch of inputs that are all
-    but equal has nothing to lose, and is skipped."""
+    From the input, or the first layer, to the last place before pooling and head. Known false
+    alarms: none known; a batch of inputs that are all but equal has nothing to lose: skipped."""
     trail = _trail(e)
     if isinstance(trail, str): return (yield Skipped('similarity', '(model)', trail))
-    places = [n for n in trail.places if trail.seen(n).apart is not None]
-    if e.flow.items < 2 or len(places) < 2:
-        few = e.flow.items < 2
-        why = f'a batch of {e.flow.items} has no pairs' if few else 'fewer than two places'
-        return (yield Skipped('similarity', '(model)', why))
-    apart = [trail.seen(n).apart for n in places]
-    if apart[0] < 1e-10:
-        return (yield Skipped('similarity', '(model)', 'the inputs of this batch are all alike'))
-    values = [-math.log(max(a, 1e-16)) for a in apart]
-    walk = [(0., v) for _, v in _walk(trail, places, curved=False)]
-    worst = _worst(trail, places, values, walk)
-    if worst is None or worst[0] <= 1 or worst[1] < 0 and trail.resets: return
-    _, drift, _, se, at = worst
-    first, alike = _first_past(trail, places, values, walk), drift > 0
-    what = ('Inputs become alike (order)' if alike else 'Inputs that are alike fall apart (chaos)')
-    yield Finding('similarity', 'error', first.where, drift, 0., se,
-        f"{what}: 1 − cosine of two inputs, {apart[0]:.2g} behind the first layer, is "
-        f"{trail.seen(at).apart:.2g} at '{at.where}'. {_cause(e, places)}" +
-        ('The output hardly depends on the input.' if alike else
-         'What is learned from one input says nothing of its neighbors.'),
-        _rescue_stream(e, trail) if trail.stream else _rescue(e, trail), '10_depth')
+    if e.flow.items < 2:
+        return (yield Skipped('similarity', '(model)', f'a batch of {e.flow.items} has no pairs'))
+    for nodes in _unpooled(trail):
+        places = [n for n in nodes if trail.seen(n).apart is not None]
+        if len(places) < 2: continue
+        first = trail.seen(places[0]).apart
+        if first < 1e-10:
+            yield Skipped('similarity', places[0].where, 'the inputs of this batch are all alike')
+            continue
+        values = [-math.log(max(trail.seen(n).apart, 1e-16)) for n in places]
+        walk = [(0., v) for _, v in _walk(trail, places, curved=False)]
+        worst = _worst(trail, places, values, walk)
+        if worst is None or worst[0] <= 1 or worst[1] < 0 and trail.norms(nodes): continue
+        yield _alike(trail, places, values, walk, worst)
 
-# %% ../nbs/13c_signals.ipynb #5657d42f
+def _unpooled(trail):
+    "Places between pools, the input first."
+    runs = [[trail.source] if trail.source is not None else []]
+    for nodes in trail.sections():
+        new = [p for p in trail.pools if runs[-1] and runs[-1][-1].index < p.index < nodes[0].index]
+        if new: runs.append([])
+        runs[-1] += _places(nodes)
+    return runs
+
+def _alike(trail, places, values, walk, worst):
+    "The finding."
+    _, drift, _, se, at = worst
+    where, alike = _first_past(trail, places, values, walk).where, drift > 0
+    what = 'Inputs become alike (order)' if alike else 'Inputs that are alike fall apart (chaos)'
+    first = 'at the start' if places[0] is trail.source else f"at '{places[0].where}'"
+    end = ('The output hardly depends on the input.' if alike else
+           'What is learned from one input says nothing of its neighbors.')
+    return Finding('similarity', 'error', where, drift, 0., se,
+        f"{what}: 1 − cosine of two inputs, {trail.seen(places[0]).apart:.2g} {first}, is "
+        f"{trail.seen(at).apart:.2g} at '{at.where}'. {_cause(trail.e, places)}{end}",
+        _without_constant(trail, places, values) or (_rescue_stream(trail.e, trail) if trail.stream
+                                                     else _rescue(trail.e, trail)), '10_depth')
+
+def _without_constant(trail, places, values):
+    "The line for a constant, added to all inputs, which drowns them; None: it is something else."
+    steps = [b - a for a, b in zip(values, values[1:])]
+    k = max(range(len(steps)), key=steps.__getitem__)
+    if len(steps) < 2 or steps[k] < (values[-1] - values[0])/2: return None
+    low, high = places[k].index, places[k + 1].index
+    named = dict(trail.e.model.named_parameters())
+    added = {p for n in trail.e.flow.chain if low < n.index <= high for p in n.shifts if p in named}
+    if not added: return None
+    name = max(added, key=lambda p: named[p].detach().double().square().mean().item())
+    kind = 'zeros_({})' if named[name].dim() < 2 else 'normal_({}, std=.02)'
+    return 'nn.init.' + kind.format(f"model.get_parameter('{name}')")
+
+# %% ../nbs/13c_signals.ipynb #dd6bb204
 def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
     "A plain net has more layers than six correlation lengths of its weights and biases."
     trail = _trail(e)
     if isinstance(trail, str): return (yield Skipped('too-deep', '(model)', trail))
     name = _acting(e)
-    if trail.stream or trail.resets or name is None:
+    if trail.stream or trail.norms(trail.nodes) or name is None:
         why = 'it is known for plain nets with one activation that could be followed'
         return (yield Skipped('too-deep', '(model)', why))
     found = [l for l in _links(e) if l.call and not l.why]
-    mid = found[len(found)//2]
+    mid = sorted(found, key=lambda l: l.w_var)[len(found)//2]
+    if not mid.w_var: return (yield Skipped('too-deep', mid.name, 'its weights are all zero'))
+    if name in ('relu', 'leaky_relu') and not any(l.b_var for l in found):
+        why = 'without biases angles shrink by a power of the depth only, whatever the scale'
+        return (yield Skipped('too-deep', mid.name, why))
     try: xi = correlation_length(name, mid.w_var, mid.b_var)
     except InputError as error: return (yield Skipped('too-deep', mid.name, str(error)))
     depth = sum(n.kind == 'weight' for n in trail.nodes)
@@ -300,11 +362,11 @@ def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
         f"{depth} layers, and inputs become alike over a correlation length of {xi:.3g} layers: "
         "plain nets train up to about six of those.", _rescue(e, trail), '10_depth')
 
-# %% ../nbs/13c_signals.ipynb #ae3837a6
+# %% ../nbs/13c_signals.ipynb #cb867814
 def _powers(trail):
     "For each branch of the stream: its sum, ln of its power, and of the stream's before."
     found = []
-    for at, branch in trail.stream:
+    for at, branch in trail.stream.items():
         seen = trail.seen(at)
         power = seen.parts.get(branch)
         if power is None and branch in trail.e.flow.seen: power = trail.level(branch)
@@ -327,7 +389,8 @@ def residual(e: Evidence) -> Iterator[Finding | Skipped]:
                     for j in range(len(values)) for i in range(j))
     slope, steps = slopes[len(slopes)//2], len(values) - 1
     n = min(trail.seen(at).channels for at, *_ in powers)
-    se = math.sqrt(2*steps*7/n)                    # as a walk of ReLU layers has, in each branch
+    # ReLU layers have 9/n in each branch; half of the stream is a branch's, so that a quarter goes on.
+    se = math.sqrt((steps/4 + 2)*9/n)
     if slope*steps > allowed(se, e.tests):
         yield Finding('residual', 'warning', powers[0][0].where, slope*steps, 0., se,
             f"The stream grows by a factor, not by addition: each branch adds {_factor(slope)} times "
@@ -339,7 +402,7 @@ def residual(e: Evidence) -> Iterator[Finding | Skipped]:
             f"The first branch adds {_factor(power - skip)} times the power of what came in: it "
             "drowns it.", '', '12_residual')
 
-# %% ../nbs/13c_signals.ipynb #ca68b73e
+# %% ../nbs/13c_signals.ipynb #9086b25d
 def batch_norm(e: Evidence) -> Iterator[Finding | Skipped]:
     "Batch-norm without skips lets the gradient grow by π/(π − 1) a layer: Yang et al. 2019."
     trail = _trail(e)
@@ -349,8 +412,14 @@ def batch_norm(e: Evidence) -> Iterator[Finding | Skipped]:
     first = next(n for n in trail.nodes if _batch_normed(n))
     yield Finding('batch-norm', 'warning', first.where, float(count), most, None,
         f"{count} layers with batch-norm and no skips: behind each, the gradient grows by "
-        f"π/(π − 1) = 1.47 on its way back, more than e⁶ beyond {most:.3g} layers.",
-        '', '11_isometry')
+        f"π/(π − 1) = 1.47 on its way back, more than e⁶ beyond {most:.3g} layers. Add skips, or "
+        "leave the norms out.", _unnormed(e, trail), '11_isometry')
+
+def _unnormed(e, trail):
+    "The lines that leave out batch-norm."
+    name = _acting(e)
+    start = 'ini.lsuv_(model, *batch)' if name is None else _start(name, len(trail.nodes))
+    return _SWAP.format('modules.batchnorm._BatchNorm', 'Identity') + start
 
 def value_range(e: Evidence) -> Iterator[Finding | Skipped]:
     "Signals that float16 could not hold."
@@ -394,15 +463,20 @@ def non_finite(e: Evidence) -> Iterator[Finding | Skipped]:
     if e.flow is None: return (yield Skipped('non-finite', '(model)', e.stopped))
     if e.flow.strange is not None:
         n = e.flow.strange
+        came = [e.flow.seen[m] for m in n.came if m in e.flow.seen]
+        large = any(seen.top > 1e15 for seen in came) or n.kind == 'weight'
+        why = ('Its inputs are too large for their format' if large else 'A division by 0, the root '
+               'or log of a negative number, or a softmax over keys that are all masked, does that')
         yield Finding('non-finite', 'error', n.where, 'nan or ∞', 'finite', None,
-            f"What {n.op} makes in '{n.where}' is not finite: nothing behind it can learn.",
-            'ini.lsuv_(model, *batch)', '10_depth')
-    for name in e.flow.infinite[:1]:
+            f"What {n.op} makes in '{n.where}' is not finite: nothing behind it can learn. {why}.",
+            'ini.lsuv_(model, *batch)' if large else '', '10_depth')
+    for name in e.flow.infinite[:1] if e.flow.strange is None else ():
         yield Finding('non-finite', 'error', name, 'nan or ∞', 'finite', None,
-            f"The gradients of {len(e.flow.infinite)} parameters, {name} the first, are not finite: "
-            "one step of training destroys the model.", 'ini.lsuv_(model, *batch)', '10_depth')
+            f"The gradients of {len(e.flow.infinite)} parameters, {name} the first, are not finite, "
+            "though the signal is: one step of training destroys the model. The derivative of a root "
+            "or a norm at 0 does that: add a small number under the root.", '', '10_depth')
 
-# %% ../nbs/13c_signals.ipynb #0eedb40b
+# %% ../nbs/13c_signals.ipynb #8dd67d73
 def _band(trail, nodes, values, curved=True):
     "For each node (lowest, highest) that is allowed about the first one's value."
     walk = _walk(trail, nodes, curved)
@@ -414,7 +488,9 @@ def bands(e: Evidence) -> list[dict]:
     squares and of 1 − cosine, as measured, and between which values they are healthy."""
     trail = _trail(e)
     if isinstance(trail, str): return []
-    rows = {n: dict(layer=n.where) for n in trail.places}
+    sections = trail.sections()
+    rows = {n: dict(layer=n.where) for nodes in sections for n in _places(nodes)}
+    if trail.source is not None: rows = {trail.source: dict(layer='input')} | rows
     def add(what, nodes, values, curved=True):
         for n, x, (low, high) in zip(nodes, values, _band(trail, nodes, values, curved)):
             rows[n] |= {what: x, f'{what}_low': low, f'{what}_high': high}
@@ -422,10 +498,13 @@ def bands(e: Evidence) -> list[dict]:
         nodes = [n for n in nodes if n in rows]
         if nodes: add('signal', nodes, [trail.level(n) for n in nodes])
     for n in rows: rows[n].setdefault('signal', trail.level(n))
-    gradients = _backward_values(trail, trail.places) if trail.places else None
-    if gradients: add('gradient', trail.places[::-1], gradients[::-1], False)
-    pairs = [n for n in trail.places if trail.seen(n).apart]
-    if pairs: add('apart', pairs, [math.log(trail.seen(n).apart) for n in pairs], False)
+    for nodes in sections:
+        back = _backward_values(trail, nodes)
+        if back: add('gradient', _places(nodes)[::-1], back, False)
+    for nodes in _unpooled(trail):
+        pairs = [n for n in nodes if trail.seen(n).apart]
+        if not pairs: continue
+        add('apart', pairs, [math.log(trail.seen(n).apart) for n in pairs], False)
     return list(rows.values())
 
 # %% ../nbs/13c_signals.ipynb #3fbd9404

@@ -30,3 +30,11 @@ def test_numbers_of_deep_nets():
     assert '32 blocks: 4.3 billion' in TEXT and abs(2**32/1e9 - 4.3) < .05
     assert '32 blocks: 2.68' in TEXT and abs((1 + 1/32)**32 - 2.68) < .005
     assert 'GPT-2: 10.98' in TEXT and abs(math.log(50257) + .02**2*768/2 - 10.98) < .005
+
+def test_numbers_of_an_audit():
+    from initnotes.thresholds import MATERIAL, errors, freezing, silent
+    assert '90 tests: 98 %' in TEXT and abs(1 - math.erf(2/math.sqrt(2))**90 - .98) < .006
+    assert '1,000 tests: 6.2 |' in TEXT and abs(errors(1000) - 6.2) < .05
+    assert '6: six correlation lengths' in TEXT and MATERIAL == 6
+    assert '$c=.965$, 4,096 inputs: a quarter' in TEXT and abs(silent(.965, 4096) - .25) < .01
+    assert '100 classes: 3.03' in TEXT and abs(freezing(100) - 3.03) < .005

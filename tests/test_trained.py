@@ -163,3 +163,135 @@ def test_the_text_has_the_sources_chances():
     assert two < one < math.log(10) and .1 < best < 1
     even = tr.limits(torch.full((10, 10, 10), .1, dtype=torch.float64))
     assert even == pytest.approx((math.log(10), math.log(10), .1))
+
+# Faulty starts.
+
+def mlp(start, **k):
+    return ex.Arm(**dict(start=start, depth=5, residual=False, optimiser='SGD', rate=.05, width=16,
+                         steps=20, batch=8) | k)
+
+def nets(start, steps=0, images=None, **k):
+    "Three stacked nets of a start, after some steps of SGD."
+    draw = torch.Generator().manual_seed(5)
+    a, x = mlp(start, **k), torch.randn(64, 30, generator=draw) if images is None else images
+    net, _ = ex.started(a, range(3), x)
+    y = torch.randint(10, (len(x),), generator=draw)
+    opt = torch.optim.SGD(ex._trained(net, a), lr=a.rate)
+    for _ in range(steps):
+        opt.zero_grad()
+        F.cross_entropy(net(x.expand(3, *x.shape)).flatten(0, 1), y.repeat(3)).backward()
+        opt.step()
+    return net
+
+def test_a_signal_drifts_by_what_its_name_says():
+    "ReLU nets without biases pass a factor on: exactly e^k in mean square, spread evenly."
+    x = torch.randn(3, 20, 30)
+    with torch.no_grad(): healthy = nets('signal +0', depth=8)(x)
+    for k in range(-12, 13, 3):
+        net = nets(f'signal {k:+d}', depth=8)
+        with torch.no_grad(): assert torch.allclose(net(x), healthy*math.exp(k/2), rtol=1e-3)
+        plain = nets('Kaiming', depth=8)
+        ratios = torch.stack([w.norm()/v.norm() for w, v in zip(net.w, plain.w)])
+        assert torch.allclose(ratios[[0, -1]], torch.ones(2))
+        assert torch.allclose(ratios[1:-1], torch.full((6,), math.exp(k/12)))
+
+def test_variances_of_drifting_gradients_are_the_mean_fields():
+    "Σ ln χ over the hidden layers, at the lengths that the length map gives: equation 5's factor."
+    from initnotes.depth import chi, length_map
+    for k, w_var in tr.BACKWARD.items():
+        q, total = w_var + .05, 0.
+        for _ in range(18):
+            total += math.log(chi('tanh', q, w_var))
+            q = length_map('tanh', q, w_var, .05)
+        assert total == pytest.approx(k, abs=1e-3)
+
+@pytest.mark.parametrize('k', tr.BACKWARD)
+def test_gradients_drift_by_what_the_name_says(k):
+    "Measured in nets of width 256, by a random gradient at the outputs."
+    x, seen = torch.randn(8, 196), []
+    x = x/x.square().mean(1, keepdim=True).sqrt()
+    net, _ = ex.started(mlp(f'gradient {k:+d}', depth=20, activation='tanh', width=256), range(6), x)
+    def look(_, z):
+        seen.append(z.requires_grad_() if z.is_leaf else z)
+        seen[-1].retain_grad()
+        return z
+    out = net(x.expand(6, 8, 196), look)
+    out.backward(torch.randn_like(out))
+    first, last = (seen[i].grad.square().sum((1, 2)).log() for i in (0, -2))
+    mean, half = ex.interval(first - last, tail=2.87e-5)   # of 5 draws: four standard errors' chance
+    assert abs(mean - k) < half + 20/256
+
+def kinds(net, k):
+    "Of the stack's nets: how many different units a layer has, by what they read."
+    return [len(w.T.unique(dim=0)) for w in net.w[k]]
+
+@pytest.mark.parametrize('size', [2, 8, 64])
+def test_units_alike(size):
+    "In groups; the next layer treats them alike, too, only on both sides, and the function is the same."
+    net, x = nets(f'alike by {size}', width=64), torch.randn(3, 20, 30)
+    assert all(kinds(net, k) == [64//size]*3 for k in range(4)) and kinds(net, 4) == [10]*3
+    assert [len(w.unique(dim=0)) for w in net.w[1]] == [64]*3
+    both = nets(f'alike by {size}, both sides', width=64)
+    assert all(kinds(both, k) == [64//size]*3 for k in range(4))
+    assert all(len(w[i].unique(dim=0)) == 64//size for w in both.w[1:] for i in range(3))
+    with torch.no_grad(): assert torch.allclose(net(x), both(x), rtol=1e-3, atol=1e-4)
+
+def test_only_units_that_the_next_layer_treats_alike_stay_alike():
+    for start, stay in (('alike by 2', False), ('alike by 2, both sides', True), ('constant', True)):
+        net = nets(start, steps=10, activation='tanh')
+        close = [torch.allclose(w[..., ::2], w[..., 1::2], rtol=1e-4, atol=1e-6) for w in net.w[:4]]
+        assert close == [stay]*4
+
+def test_one_layer_or_two_units_alike():
+    net = nets('one layer alike')
+    assert [kinds(net, k) for k in range(4)] == [[16]*3, [16]*3, [1]*3, [16]*3]
+    assert [kinds(nets('two units alike'), k) for k in range(5)] == [[15]*3]*4 + [[10]*3]
+    x = torch.ones(3, 5, 30)
+    with torch.no_grad(): assert torch.allclose(nets('constant')(x), torch.ones(3, 5, 10))
+
+@pytest.mark.parametrize('start, activation, moves', [
+    ('all zero', 'relu', False), ('all zero', 'tanh', False), ('two layers zero', 'relu', False),
+    ('two layers zero', 'tanh', False), ('layer zero', 'relu', False), ('layer zero', 'tanh', True),
+    ('head zero', 'relu', True), ('Kaiming', 'relu', True)])
+def test_weights_that_get_no_gradient_stay(start, activation, moves):
+    "Zero weights in two layers stop all; in one hidden layer those of ReLU, whose slope at 0 is 0."
+    before, after = (nets(start, steps, activation=activation) for steps in (0, 10))
+    changed = [not torch.equal(a, b) for a, b in zip(before.w, after.w)]
+    assert changed[:4] == [moves]*4    # the head of a tanh net turns a bias into another
+    assert not torch.equal(before.b[-1], after.b[-1])
+
+def test_small_faults_are_what_their_names_say():
+    plain = nets('Kaiming')
+    for factor in (3, 10, 30):
+        net = nets(f'head x{factor}')
+        assert torch.allclose(net.w[-1], plain.w[-1]*factor)
+        assert all(torch.equal(a, b) for a, b in zip(net.w[:-1], plain.w))
+    for k in (1, 2, 3):
+        net = nets(f'bias -{k}')
+        assert (net.b[1] == -k*math.sqrt(2)).all() and not any(net.b[j].any() for j in (0, 2, 3, 4))
+    net = nets('layers cloned')
+    assert torch.equal(net.w[2], net.w[1]) and torch.equal(net.w[3], net.w[1])
+    assert net.w[2].data_ptr() != net.w[1].data_ptr() and not torch.equal(net.w[1], plain.w[2])
+    net = nets('one nan')
+    assert [w.isnan().sum().item() for w in net.w] == [0, 3, 0, 0, 0]
+    net = nets('one seed')
+    assert all((w == w[:1]).all() for w in net.w) and not (plain.w[0][0] == plain.w[0][1]).any()
+
+def test_centered_activations():
+    draws = torch.randn(1_000_000)
+    for f in ('sigmoid', 'softplus'):
+        z = nets('centered', activation=f).act(draws)
+        assert abs(z.mean()) < .005 and abs(z.std() - 1) < .005    # five standard errors
+
+@pytest.mark.parametrize('std', [4, 8])
+def test_attention_logits_have_the_std_of_their_name(data, std):
+    net, _ = ex.started(arm('gpt', start=f'attention {std}', width=256), range(4), data['gpt'][0])
+    h = torch.randn(4, 200, 256)
+    q, k, _ = (h @ net.w[1]).unflatten(-1, (3, 4, 64)).unbind(2)
+    each = (q*k).sum(-1).div(8).flatten(1).std(1)
+    assert (each - std).abs().max() <= 5*std*(1/800 + 8/64/64)**.5    # 800 logits, 64 × 64 weights
+
+def test_blocks_cloned(data):
+    net, _ = ex.started(arm('gpt', start='blocks cloned', depth=3), range(2), data['gpt'][0])
+    assert all(torch.equal(net.w[k], net.w[k + 4]) for k in range(1, 9))
+    assert net.w[1].data_ptr() != net.w[5].data_ptr()
