@@ -674,7 +674,8 @@ def _(family, r, faulty):
     return given(d := design(family, r, norm='batch', act='relu', bias=False, width=48, kernel=3,
                              depth=30 if faulty else 5), build(d))
 
-@case('bias-before-norm batch-norm', 'a bias before batch-norm', 'plain', 'convolutional', 'residual')
+@case('bias-before-norm batch-norm', 'a bias before batch-norm', 'plain', 'convolutional',
+      'residual')
 def _(family, r, faulty):
     d = design(family, r, norm='batch', act='relu', depth=4, bias=faulty)
     if family != 'residual': return given(d, build(d))

@@ -209,8 +209,8 @@ def cost(depths=(10, 40, 160), width=256, B=256, repeat=5):
                  for _ in range(repeat)]
         ours, theirs = (statistics.median(t)*1e3 for t in zip(*pairs))
         low, mid, high = statistics.quantiles([a/b for a, b in pairs], n=4)
-        print(f'audit of {depth} layers, against one forward and backward: {mid:.1f}× ({low:.1f} to '
-              f'{high:.1f}; {ours:,.0f} ms against {theirs:,.1f} ms)')
+        print(f'audit of {depth} layers, against one forward and backward: {mid:.1f}× '
+              f'({low:.1f} to {high:.1f}; {ours:,.0f} ms against {theirs:,.1f} ms)')
 
 def into_readme(text):
     readme = HERE.parent.parent/'README.md'
