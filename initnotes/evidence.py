@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Finding', 'Skipped', 'Builds', 'Arrived', 'Seen', 'Call', 'Flow', 'Evidence', 'measure']
 
-# %% ../nbs/13a_evidence.ipynb #69296adb
+# %% ../nbs/13a_evidence.ipynb #52020370
 import dataclasses, math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from .report import InputError
 from .layers import ParameterRole, fans_of, local, modules_of, parameters_of
+from .calibrate import _copies
 from .chain import _ready, _tensors
 from .stream import _Flow, _Look, _Node, _arguments, _named, _weights_before
 
@@ -47,7 +48,12 @@ class Builds:
     same: dict[str, torch.Tensor]    # parameters and buffers of a second model of the same seed
     other: dict[str, torch.Tensor]   # of a third one, of another seed
 
-# %% ../nbs/13a_evidence.ipynb #319d81b8
+# %% ../nbs/13a_evidence.ipynb #6a9456a5
+def _level(logs):
+    "Their mean, those of zeros left out; −∞ where there are only these."
+    some = logs[logs > -math.inf]
+    return some.mean().item() if len(some) else -math.inf
+
 class Arrived(NamedTuple):
     "What was measured of a layer's input."
     log_ms: torch.Tensor             # (B,) ln of each item's mean square, float64
@@ -69,6 +75,10 @@ class Seen:
     parts: dict = field(default_factory=dict)   # of a sum: node → mean ln mean square, as added
     resets: bool = False             # of a norm: does it set the mean square anew?
 
+    @property
+    def level(self) -> float:
+        "Mean of log_ms over the items that are not all zero; −∞ where all are."
+        return _level(self.log_ms)
     @property
     def cosine(self) -> float | None: return None if self.apart is None else 1 - self.apart
 
@@ -127,7 +137,7 @@ def _came_in(t, items, dim, conv):
     log_ms = _log(some.square().mean(1)) + 2*math.log(scale)
     return Arrived(log_ms, _kurtosis(some), _channels(t, conv))
 
-# %% ../nbs/13a_evidence.ipynb #be3fdae8
+# %% ../nbs/13a_evidence.ipynb #a9351a56
 _MEASURED = 'weight', 'add', 'norm'
 
 @dataclass
@@ -165,7 +175,7 @@ class _Measuring(_Flow):
     def noted(self, name: str, given: dict, made: list, new: Any):
         "Measure what an operation made."
         node, t = new if isinstance(new, _Node) else None, made[0]
-        if node and t.is_floating_point() and node not in self.seen:
+        if node and _dense(t) and node not in self.seen:
             if self.fresh != self.last: self.numbers[self.fresh] = node
             self.last = self.fresh
             if node.kind in _MEASURED: self.measure(name, given, t, node)
@@ -180,7 +190,7 @@ class _Measuring(_Flow):
         conv = 'conv' in name
         seen = self.seen[node] = _look_at(t, self.items, self.dim, conv)
         if self.strange is None and not (seen.finite or _finite(name, t)): self.strange = node
-        arrives = [(w, v) for v in _tensors(given) if v.is_floating_point()
+        arrives = [(w, v) for v in _tensors(given) if _dense(v)
                    and isinstance(w := self.known.of(v), _Node)]
         if node.kind == 'norm':        # batch-norm in evaluation only multiplies
             seen.resets = bool(given.get('training', True)) and 'no_training' not in name
@@ -191,6 +201,8 @@ class _Measuring(_Flow):
             if writer: seen.channels = self.seen[writer].channels
             seen.parts = {w: _look_at(v, self.items, self.dim).log_ms.mean().item()
                           for w, v in arrives if v is not t}      # not what was written into
+
+def _dense(t): return t.is_floating_point() and local(t).layout == torch.strided
 
 def _finite(name, t):
     "Are its numbers, −∞ aside, which masks are made of? What is only moved may be not yet filled."
@@ -296,7 +308,7 @@ def _chains(flow):
         if len(found) > len(best): best = found
     return best
 
-# %% ../nbs/13a_evidence.ipynb #25d74bba
+# %% ../nbs/13a_evidence.ipynb #4373e168
 @dataclass(eq=False)
 class Flow:
     "What one forward and backward pass showed."
@@ -338,7 +350,12 @@ class Evidence:
         return next((r for r in self.recorders if isinstance(r, kind)), None)
     def wanted(self, name: str) -> bool:
         "Does a module's or parameter's name belong to what was chosen?"
-        return name in self.chosen or name.rpartition('.')[0] in self.chosen or name == '(model)'
+        own = name.rpartition('.')[0] or '(model)'
+        return name in self.chosen or own in self.chosen or name == '(model)'
+
+    def batch(self) -> tuple[tuple, dict]:
+        "The batch as a copy, which a model may write into."
+        return _copies((self.args, self.kwargs))
 
 # %% ../nbs/13a_evidence.ipynb #6ad8d267
 def _batch_dim(model, given):
@@ -387,9 +404,10 @@ def _sorted(flow, records, found):
         elif g is None or not local(g).any(): flow.zero_grad.append(r.name)
         elif not local(g).isfinite().all(): flow.infinite.append(r.name)
 
-# %% ../nbs/13a_evidence.ipynb #121208ae
+# %% ../nbs/13a_evidence.ipynb #b578764e
 def _pass(model, args, kwargs, loss, records, recorders):
     "Forward and backward, once: the flow."
+    args, kwargs = _copies((args, kwargs))
     given = [t for t in _tensors((args, kwargs)) if t.dim()]
     dim = _batch_dim(model, given)
     items = given[0].shape[dim] if given else 0
@@ -404,7 +422,7 @@ def _pass(model, args, kwargs, loss, records, recorders):
         flow = Flow(look.known.nodes, measuring.seen, items, [], strange=measuring.strange)
         for t in given:
             node = look.known.of(t)
-            if isinstance(node, _Node) and t.is_floating_point():
+            if isinstance(node, _Node) and _dense(t):
                 flow.seen.setdefault(node, _look_at(t, items, dim))
         outs = _floating(out)
         pairs = [(look.known.of(t), t) for t in outs]

@@ -6,7 +6,7 @@
 __all__ = ['CHECKS', 'Trail', 'forward', 'backward', 'similarity', 'too_deep', 'residual', 'batch_norm', 'value_range', 'inputs',
            'non_finite', 'bands']
 
-# %% ../nbs/13c_signals.ipynb #dce83391
+# %% ../nbs/13c_signals.ipynb #7a170fdf
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from torch import nn
 from .report import InputError
 from .chain import links
 from .depth import correlation_length
-from .evidence import Evidence, Finding, Skipped, measure
+from .evidence import Evidence, Finding, Skipped, _level, measure
 from .isometry import _in_logs
 from .stream import _branches
 from .thresholds import MATERIAL, allowed
 
-# %% ../nbs/13c_signals.ipynb #8deeede1
+# %% ../nbs/13c_signals.ipynb #32595cc5
 @dataclass(eq=False)
 class Trail:
     "The places on every path, from the first layer to the last but the head."
@@ -32,7 +32,7 @@ class Trail:
     spread: dict             # node → (slope s, variance (κ − 1)/n) of the step that ends there
 
     def seen(self, node): return self.e.flow.seen[node]
-    def level(self, node): return self.seen(node).log_ms.mean().item()
+    def level(self, node): return self.seen(node).level
 
     def sections(self) -> list[list]:
         "Runs of nodes between pools, and before and from the first sum that ends a branch."
@@ -75,11 +75,12 @@ def _found(e):
     trail.spread = _spreads(trail)
     return trail
 
-# %% ../nbs/13c_signals.ipynb #ee1b1b75
+# %% ../nbs/13c_signals.ipynb #bedfa2ac
 def _links(e):
     "The layers and what lies between them, as far as they are known; found once."
     if not hasattr(e, '_links'):
-        try: e._links = links(e.model, *e.args, **e.kwargs)
+        args, kwargs = e.batch()
+        try: e._links = links(e.model, *args, **kwargs)
         except Exception: e._links = []             # a strange model: nothing is known
     return e._links
 
@@ -221,7 +222,7 @@ def _rescue(e, trail):
         return 'ini.lsuv_(model, *batch, orthogonal=True)'
     return f"ini.init_(model, nonlinearity='{name}', start='edge')"
 
-# %% ../nbs/13c_signals.ipynb #578c09cd
+# %% ../nbs/13c_signals.ipynb #84b5f759
 _BATCH_NORM = math.log(math.pi/(math.pi - 1))    # Yang et al. 2019 (arXiv 1902.08129)
 
 def _batch_normed(n): return n.kind == 'norm' and 'batch_norm' in n.op
@@ -234,8 +235,8 @@ def _backward_values(trail, nodes):
         passed += _batch_normed(n) and not trail.stream
         if n.kind == 'norm': continue
         if seen.log_grad is None: return None
-        values.append((seen.log_grad.mean() + normed*seen.log_ms.mean()).item()
-                      - passed*_BATCH_NORM)
+        size = seen.level if normed else 0.
+        values.append(_level(seen.log_grad) + size - passed*_BATCH_NORM)
     return values
 
 def backward(e: Evidence) -> Iterator[Finding | Skipped]:
@@ -314,7 +315,7 @@ def _alike(trail, places, values, walk, worst):
         f"{trail.seen(at).apart:.2g} at '{at.where}'. {_cause(trail.e, places)}{end}",
         _rescue_stream(trail.e, trail) if trail.stream else _rescue(trail.e, trail), '10_depth')
 
-# %% ../nbs/13c_signals.ipynb #59411bbb
+# %% ../nbs/13c_signals.ipynb #dd6bb204
 def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
     "A plain net has more layers than six correlation lengths of its weights and biases."
     trail = _trail(e)
@@ -326,6 +327,9 @@ def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
     found = [l for l in _links(e) if l.call and not l.why]
     mid = sorted(found, key=lambda l: l.w_var)[len(found)//2]
     if not mid.w_var: return (yield Skipped('too-deep', mid.name, 'its weights are all zero'))
+    if name in ('relu', 'leaky_relu') and not any(l.b_var for l in found):
+        why = 'without biases angles shrink by a power of the depth only, whatever the scale'
+        return (yield Skipped('too-deep', mid.name, why))
     try: xi = correlation_length(name, mid.w_var, mid.b_var)
     except InputError as error: return (yield Skipped('too-deep', mid.name, str(error)))
     depth = sum(n.kind == 'weight' for n in trail.nodes)

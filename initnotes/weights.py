@@ -6,8 +6,8 @@
 __all__ = ['SHAPES', 'CHECKS', 'build', 'Weight', 'laws', 'uninitialised', 'non_finite', 'seed', 'torch_default', 'scale', 'mean',
            'symmetry', 'clone', 'frozen', 'bias_before_norm']
 
-# %% ../nbs/13b_weights.ipynb #6c8dba6e
-import math, random, sys, warnings
+# %% ../nbs/13b_weights.ipynb #72de4723
+import math, random, re, sys, warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +17,11 @@ import torch
 from torch import nn
 from torch.utils import deterministic
 from .report import InputError
+from .core import P_FIVE
 from .layers import (CONV, EMBEDDINGS, RECURRENT, TRANSPOSED, Fans, ParameterRole, kinds, local,
                               modules_of, unfit)
-from .undisturbed import _random_states, _set_random_states, memory
+from .undisturbed import _equal, _random_states, _set_random_states, memory, undisturbed
+from .hooks import first_tensor
 from .thresholds import MATERIAL, allowed, errors, scale_se
 from .evidence import Builds, Evidence, Finding, Skipped
 
@@ -38,15 +40,14 @@ def _filled():
         torch.set_deterministic_debug_mode(mode)
         deterministic.fill_uninitialized_memory = fill
 
-# %% ../nbs/13b_weights.ipynb #daf15f3e
+# %% ../nbs/13b_weights.ipynb #4a8dfe4b
 def _model_in(made):
-    "The model in what a factory returned: itself, or the first of a pair."
-    pair = isinstance(made, (tuple, list)) and len(made) == 2
-    model = made[0] if pair else made
+    "The model in what a factory returned: itself, or the first of several."
+    model = made[0] if isinstance(made, (tuple, list)) and made else made
     return model if isinstance(model, nn.Module) else None
 
 def _made(make, args, quiet=False):
-    "What a factory returns, a model or a pair (model, batch); or an `InputError`."
+    "What a factory returns, a model or a tuple that begins with one; or an `InputError`."
     name = getattr(make, '__qualname__', type(make).__name__)
     with _filled(), warnings.catch_warnings():
         if quiet: warnings.simplefilter('ignore')           # it has warned before
@@ -56,7 +57,7 @@ def _made(make, args, quiet=False):
                              f"{type(e).__name__}: {e}") from e
     if _model_in(made) is not None: return made
     raise InputError(f"the factory {name} returned {type(made).__name__}, "
-                     "expected a torch.nn.Module, or a pair (model, batch).")
+                     "expected a torch.nn.Module, or (model, batch), or (model, batch, loss).")
 
 def _state(model):
     "Parameters and buffers by name; of those that are shared, one."
@@ -80,9 +81,9 @@ def _seed_all(seed):
     random.seed(seed)
     if np := sys.modules.get('numpy'): np.random.seed(seed % 2**32)
 
-# %% ../nbs/13b_weights.ipynb #0f258e1a
+# %% ../nbs/13b_weights.ipynb #4b833252
 def build(
-    make: Callable,       # returns a model, or a pair (model, batch)
+    make: Callable,       # returns a model, or (model, batch), or (model, batch, loss)
     *args: Any            # that it takes
 ) -> tuple[Any, Builds]:  # what it returned first; what it made beyond that
     """Run a factory three times: now, again under the same random state, and under another seed.
@@ -109,8 +110,8 @@ def build(
     unwritten = [n for n in every if _unwritten(first[n], *(b[n] for b in later))]
     return made, Builds(unwritten, *later)
 
-# %% ../nbs/13b_weights.ipynb #59ceed3e
-_SAMPLE = 2**17
+# %% ../nbs/13b_weights.ipynb #63aa4d56
+_SAMPLE = 2**15
 
 @dataclass(eq=False)
 class Weight:
@@ -151,7 +152,7 @@ class Weight:
         p = self.sample.unique(return_counts=True)[1]/self.n
         return 8. if len(p) == 1 else min(8., -math.log2(p.square().sum().item()))
 
-# %% ../nbs/13b_weights.ipynb #b7a6c55d
+# %% ../nbs/13b_weights.ipynb #ca34562b
 _WEIGHTS = 'weight', 'input', 'recurrent'
 
 def _numbers(p):
@@ -170,6 +171,14 @@ def _multiplying(e):
     "Names of parameters that a signal is multiplied with, as the forward pass showed."
     return {p for n in e.flow.nodes if n.kind == 'weight' for p in n.params} if e.flow else set()
 
+def _owner(name):
+    "Of what a parametrization is made of, the name of what it makes."
+    return re.sub(r'(^|\.)parametrizations\.([^.]+)\..*', r'\1\2', name)
+
+def _layer(name):
+    "The module that owns a parameter or buffer."
+    return name.rpartition('.')[0] or '(model)'
+
 def _looked(e):
     "Weights by name, and of those that cannot be looked at the reason; found once."
     if not hasattr(e, '_weights'): e._weights = _found(e)
@@ -180,11 +189,12 @@ def _found(e):
     used, any_trained = _multiplying(e), any(r.value.requires_grad for r in e.parameters)
     for r in e.parameters:
         lazy = isinstance(r.value, nn.parameter.UninitializedParameter)
+        if lazy and 'bias' in r.name.rpartition('.')[2]: continue
         shape = () if lazy else tuple(r.value.shape)
         unknown = r.role == 'unknown' and r.name in used and len(shape) > 1
-        if id(r.value) in done or not e.wanted(r.layer): continue
+        if id(r.value) in done or not e.wanted(_layer(_owner(r.name))): continue
         done.add(id(r.value))
-        if r.role == 'made': strange[r.name] = 'parametrized: the weight is made of it in each call'
+        if r.role == 'made': strange[_owner(r.name)] = 'parametrized: it is made anew in each call'
         elif lazy or r.role in (*_WEIGHTS, 'embedding') or unknown:
             numbers, why = _numbers(r.value)
             if why: strange[r.name] = why
@@ -245,7 +255,7 @@ def _fresh_std(e, w):
     if w.parameter.role == 'recurrent': return f.fan_in**-.5, '1/√fan_in'
     return math.sqrt(2/f.fan_in), 'Kaiming √(2/fan_in)'
 
-# %% ../nbs/13b_weights.ipynb #6ac99811
+# %% ../nbs/13b_weights.ipynb #b48319a8
 def _get(name, buffer=False): return f"model.get_{'buffer' if buffer else 'parameter'}({name!r})"
 def _module(name): return 'model' if name == '(model)' else f'model.get_submodule({name!r})'
 
@@ -266,8 +276,6 @@ def _anew(e, names):
             fan = math.prod(shape[1:]) if r.fans is None else r.fans.fan_in
             yield _redraw(n, .02 if r.role == 'embedding' else math.sqrt(2/fan))
         else: yield f'nn.init.zeros_({_get(n)})'
-
-def _layer(name): return name.rpartition('.')[0] or '(model)'
 
 def _by_module(names):
     "Names of tensors by the module that owns them."
@@ -333,7 +341,7 @@ def _wrong(t, free, buffer):
     count = nan + int(inf.sum())
     return (count, t.numel(), 'nan' if nan == count else '∞' if not nan else 'nan or ∞') if count else None
 
-# %% ../nbs/13b_weights.ipynb #d4eb9a87
+# %% ../nbs/13b_weights.ipynb #49baf748
 # Kurtosis, and N times the variance of what is measured from N numbers, by the delta method from
 # the standardized moments μ4, μ6, μ8.
 def _kurtosis_law(m4, m6, m8): return m4, m8 - m4**2 - 4*m4*(m6 - m4) + 4*m4**2*(m4 - 1)
@@ -342,14 +350,30 @@ SHAPES = dict(normal=_kurtosis_law(3, 15, 105), uniform=_kurtosis_law(9/5, 27/7,
               truncated=_kurtosis_law(2.36554, 7.47121, 27.1897))   # a normal one, cut at ±2 std
 
 def _fresh(w, tests=1):
-    "Is its kurtosis that of a draw, and not of what training makes?"
+    "Is it a draw still? Then kurtosis, units, and largest singular value are those of a draw."
     x = w.sample[w.sample != 0]
     if len(x) < 30 or not w.drawn: return False
     x = x - x.mean()
     kurtosis = (x**4).mean().item()/x.square().mean().item()**2
-    return any(abs(kurtosis - k) < errors(tests)*math.sqrt(v/len(x)) for k, v in SHAPES.values())
+    shape = any(abs(kurtosis - k) < errors(tests)*math.sqrt(v/len(x)) for k, v in SHAPES.values())
+    return shape and _even(w, tests)
 
-# %% ../nbs/13b_weights.ipynb #57f09763
+def _even(w, tests):
+    "Are the units no more different than chance has it, and is no direction larger than all others?"
+    k = w.numbers[0].numel()
+    rows = w.sample[:w.n//k*k].view(-1, k)
+    rows = rows[rows.any(1)] - rows.mean()
+    if len(rows) < 8 or k < 8: return True
+    ms = rows.square().mean(1)/rows.square().mean()
+    kurtosis = (rows**4).mean()/rows.square().mean()**2
+    spread = (ms - 1).square().mean()*k/(kurtosis - 1)
+    far = errors(tests)*math.sqrt((2 + 12/k)/len(rows))
+    a, b = math.sqrt(len(rows)), math.sqrt(k)
+    top = torch.linalg.matrix_norm(rows/rows.square().mean().sqrt(), 2).item()**2
+    tail = (1.5*math.log(tests/P_FIVE))**(2/3)             # of Tracy and Widom's law
+    return bool(spread < 1 + far) and top < (a + b)**2 + tail*(a + b)*(1/a + 1/b)**(1/3)
+
+# %% ../nbs/13b_weights.ipynb #7dd0306a
 def seed(e: Evidence) -> Iterator[Finding | Skipped]:
     """Weights that are equal under two seeds, or differ under one; of a factory.
 
@@ -381,8 +405,7 @@ def seed(e: Evidence) -> Iterator[Finding | Skipped]:
 
 def _same(w, t):
     "Has a weight the same numbers in another build?"
-    t, why = _numbers(t)
-    return why is None and t.shape == w.numbers.shape and torch.equal(t, w.numbers)
+    return t.shape == w.parameter.value.shape and _equal(local(t), local(w.parameter.value.detach()))
 
 def _unseeded(equal, all_of_them):
     "The finding that these weights are the same under every seed."
@@ -430,31 +453,41 @@ def torch_default(e: Evidence) -> Iterator[Finding | Skipped]:
                   "what a ReLU needs, so that in a plain net the signal shrinks by a factor of 2.4 "
                   "per layer. Norms and skips make up for that.", fix, '04_why_sqrt5')
 
-# %% ../nbs/13b_weights.ipynb #10472e99
-def _gain_seen(e, w):
-    "ln of the mean square that comes out of a layer, over what goes in; None: not seen."
-    for n, seen in (e.flow.seen.items() if e.flow else ()):
-        came = getattr(seen.source, 'log_ms', None)
-        if n.kind == 'weight' and n.params == (w.name,) and came is not None:
-            change = (seen.log_ms - came).mean().item()
-            return change if math.isfinite(change) else None
+# %% ../nbs/13b_weights.ipynb #8930edeb
+def _gains(e, weights):
+    "By module: ln of the mean square that comes out of what owns these weights, over what goes in."
+    seen, hooks = {}, []
+    def see(m, args, out):
+        x, y = first_tensor(args), first_tensor(out)
+        if x is None or y is None or not x.is_floating_point(): return
+        seen[m] = math.log(_ms(y)/_ms(x)) if _ms(x) and _ms(y) else -math.inf
+    if e.flow is None or not weights: return seen
+    for m in {w.parameter.module for w in weights}:
+        if any(m.children()) or isinstance(m, torch.jit.ScriptModule): continue
+        hooks.append(m.register_forward_hook(see))
+    try:
+        with torch.no_grad(), undisturbed(e.model, e.args, e.kwargs, dropout=False):
+            e.model(*e.args, **e.kwargs)
+    except Exception: pass                     # what was seen until then will do
+    finally:
+        for h in hooks: h.remove()
+    return seen
 
-def _far(e, w):
-    "Nearest law and distance in ln of mean squares, unless what comes out shows that it is none."
-    name, gap = _nearest(w, w.rms)
-    seen = _gain_seen(e, w)
-    if seen is not None:
-        _, gap_seen = min((_nearest(w, math.sqrt(math.exp(seen)/f.fan_in)) for f in w.fans),
-                          key=lambda pair: abs(pair[1]))
-        if abs(gap_seen) < MATERIAL/2 or gap*gap_seen < 0: return name, 0.    # scaled when it is used
-    return name, gap
+def _ms(t): return local(t).double().square().mean().item()
+
+def _rescaled(w, gains):
+    "Does what comes out of a layer of large weights say that they are scaled when they are used?"
+    gain = gains.get(w.parameter.module)
+    if gain is None or not math.isfinite(gain): return False
+    gaps = [_nearest(w, math.exp(gain/2)/math.sqrt(f.fan_in))[1] for f in w.fans]
+    return min(gaps) < MATERIAL/2
 
 def _may_be_small(e, w, last):
     "Is it an output layer, or off the path that every signal takes?"
     on = {p for n in e.flow.chain for p in n.params} if e.flow else ()
     return w is last or w.name not in on
 
-def _off_law(e, w, law):
+def _off_law(w, law):
     "Departure from the model's own law, in ln of std, and what it would be; None: there is none."
     if law is None or len(w.fans) > 1: return None
     std = law[1](w.fans[0])
@@ -469,18 +502,19 @@ def scale(e: Evidence) -> Iterator[Finding | Skipped]:
     yield from _strange(e, 'scale')
     every = [w for w in _every(e) if w.rms and w.drawn]
     law, last = _own_law(every), every[-1] if every else None
-    own = errors(e.tests)
     if law is None and every:
         yield Skipped('scale', '(model)', 'most layers follow no law in common: each is compared '
                       'with the usual laws only')
-    quiet = []
+    far = {w: _nearest(w, w.rms) for w in every}
+    far = {w: (name, gap) for w, (name, gap) in far.items() if abs(gap) > allowed(2*w.se, e.tests)}
+    gains, quiet = _gains(e, [w for w, (_, gap) in far.items() if gap > 0]), []
     for w in every:
-        name, gap = _far(e, w)
-        off = _off_law(e, w, law)
-        small = gap < 0 and _may_be_small(e, w, last)
-        if abs(gap) > allowed(2*w.se, e.tests) and not small:
+        name, gap = far.get(w, ('', 0.))
+        may = _may_be_small(e, w, last)
+        off = _off_law(w, law)
+        if gap and not (gap < 0 and may or gap > 0 and _rescaled(w, gains)):
             yield _outlier(e, w, name, gap)
-        elif off and abs(off[0]) > own*w.se and not (off[0] < 0 and _may_be_small(e, w, last)):
+        elif off and abs(off[0]) > errors(e.tests)*w.se and not (off[0] < 0 and may):
             quiet.append((w, off[1]))
     if quiet: yield _departures(quiet, law)
 
@@ -522,7 +556,7 @@ def mean(e: Evidence) -> Iterator[Finding | Skipped]:
                       "direction, and answer alike.",
                       f'with torch.no_grad(): {p}.sub_({p}.mean())', '03_foundations')
 
-# %% ../nbs/13b_weights.ipynb #90eaf311
+# %% ../nbs/13b_weights.ipynb #b92099ab
 def _units(w):
     "A weight as (blocks, units, numbers that a unit has); units of one block see the same inputs."
     r, t, m = w.parameter, w.numbers, w.parameter.module
@@ -556,15 +590,19 @@ def _codes(rows):
     parts = (rows + 0.).contiguous().view(whole).split(max(1, 2**22//max(1, rows.shape[1])))
     return torch.cat([(part.long()*odd).sum(1) for part in parts])       # it wraps around
 
+def _repeated(codes):
+    "Groups of places where the same code stands."
+    _, which, counts = codes.unique(return_inverse=True, return_counts=True)
+    order, sizes = which.argsort(stable=True), counts.tolist()
+    return [g for g in order.split(sizes) if len(g) > 1]
+
 def _equal_rows(rows):
     "Groups of rows that are equal and not zero, as lists of indices."
-    codes = _codes(rows)
-    _, which, counts = codes.unique(return_inverse=True, return_counts=True)
     found = []
-    for k in (counts > 1).nonzero().flatten()[:64].tolist():
-        group = (which == k).nonzero().flatten()
-        same = (rows[group] == rows[group[0]]).all()
-        if same and rows[group[0]].any(): found.append(group.tolist())
+    for near in _repeated(_codes(rows[:, :4])):             # hardly ever any
+        for group in (near[g] for g in _repeated(_codes(rows[near]))):
+            same = (rows[group] == rows[group[0]]).all()
+            if same and rows[group[0]].any(): found.append(group.tolist())
     return found
 
 # %% ../nbs/13b_weights.ipynb #437eb9db
@@ -614,24 +652,28 @@ def _swaps(w, group):
     order[i], order[j] = j, i
     return torch.equal(h[:, order][..., order], h)
 
-# %% ../nbs/13b_weights.ipynb #f49c3d2f
+# %% ../nbs/13b_weights.ipynb #d70690e9
 def symmetry(e: Evidence) -> Iterator[Finding | Skipped]:
-    """Units of a layer that are alike: an error if all are, a warning if some are.
+    """Units of a layer that are alike: an error if fewer than a tenth are different, a warning if
+    more are, or if all weights are equal and only the biases differ.
 
-    Also a warning: all weights are equal and only the biases differ. An error: a hidden layer of
-    zeros in a plain net. False alarms: units that were doubled on purpose and whose outputs are
-    read with different weights; they part in the first step."""
+    In one layer of a net 64 wide with 8 different units training is as good as ever, with 2 it
+    suffers (nbs/experiments/audit.csv). False alarms: units doubled on purpose, whose outputs are
+    read with different weights; they part in the first step. A layer of zeros is left to
+    no-gradient."""
     yield from _strange(e, 'symmetry')
     for w in _every(e):
         if w.parameter.role == 'recurrent': continue        # seen with the input's
         if not w.numbers.any():
-            if _hidden_zeros(e, w): yield _symmetric(e, w, 'all', 'zero', 'error')
+            yield Skipped('symmetry', w.parameter.layer, 'all its weights are zero, as branches and '
+                          'heads may begin: no-gradient tells whether it leaves from there')
             continue
         a = _alike(w) if len(w.fans) == 1 else _constant(w)
         if a is None or _shuffled(e, a): continue
         count = sum(map(len, a.groups))
         share = 'all' if a.whole else f'{count} of {a.units}'
-        error = a.whole and a.biases
+        different = a.units - count + len(a.groups)
+        error = a.biases and (a.whole or different < a.units/10)
         yield _symmetric(e, w, share, 'alike' if a.biases else 'alike but for their biases',
                          'error' if error else 'warning')
 
@@ -659,21 +701,7 @@ def _shuffled(e, a):
     size = sizes.pop()
     return any(size % f**2 == 0 for f in factors) or by_function and math.isqrt(size)**2 == size
 
-def _hidden_zeros(e, w):
-    "Is a weight of zeros on the way of every signal, with layers and no sum or gate behind it?"
-    if e.flow is None or w.numbers.numel() < 2: return False
-    chain = e.flow.chain
-    at = next((i for i, n in enumerate(chain) if n.params == (w.name,)), None)
-    if at is None or chain[at].shifts and _random_bias(e, chain[at].shifts): return False
-    kinds_ = [n.kind for n in chain[at + 1:]]
-    return 'weight' in kinds_ and not {'add', 'gate'} & set(kinds_)
-
-def _random_bias(e, names):
-    "Do biases tell units apart that have no weights?"
-    found = [_numbers(r.value)[0] for r in e.parameters if r.name in names]
-    return any(b is not None and len(b.unique()) > 1 for b in found)
-
-# %% ../nbs/13b_weights.ipynb #66ba2fbb
+# %% ../nbs/13b_weights.ipynb #72d8ab8f
 def clone(e: Evidence) -> Iterator[Finding | Skipped]:
     """Drawn weights with the same numbers in different memory: layers copied after the draw.
 
@@ -685,7 +713,7 @@ def clone(e: Evidence) -> Iterator[Finding | Skipped]:
     for w in _every(e):
         if not (w.drawn and w.parameter.value.requires_grad and _beyond_chance(w.bits, w.n, 2, 2)): continue
         t = w.numbers
-        groups.setdefault((tuple(t.shape), t.dtype, _codes(t.reshape(1, -1)).item()), []).append(w)
+        groups.setdefault((t.shape, *t.flatten()[:8].tolist()), []).append(w)
     copies = {}
     for group in groups.values():
         own = {memory(w.numbers) or w.name: w for w in group if torch.equal(w.numbers, group[0].numbers)}
@@ -710,7 +738,7 @@ def _cloned(holders, leaves):
                    "nothing ties them. They were copied after they had been drawn, as "
                    "nn.TransformerEncoder does, and begin by computing the same.", fix, '13_audit')
 
-# %% ../nbs/13b_weights.ipynb #f5ca4650
+# %% ../nbs/13b_weights.ipynb #95ae971f
 def frozen(e: Evidence) -> Iterator[Finding | Skipped]:
     """Weights and embeddings that hold random numbers and will not be trained, though others will.
 
@@ -738,16 +766,9 @@ def frozen(e: Evidence) -> Iterator[Finding | Skipped]:
 def _random(e, w):
     "Do its numbers come from a draw, and from nothing better?"
     other = e.builds and e.builds.other.get(w.name)
-    if other is not None and not _same(w, other): return True
-    if not _fresh(w, e.tests): return False
-    padded = w.sample[w.sample != 0]
-    rms, se = padded.square().mean().sqrt().item(), scale_se(3., len(padded))
-    usual = [s for f in w.fans for s in laws(f).values()]
-    if w.parameter.role == 'embedding': usual = [1., .02, w.numbers.shape[-1]**-.5]
-    if law := _own_law(_every(e)): usual += [law[1](f) for f in w.fans]
-    return any(abs(math.log(rms/s)) < errors(e.tests)*se for s in usual)
+    return other is not None and not _same(w, other) or _fresh(w, e.tests)
 
-# %% ../nbs/13b_weights.ipynb #b547b8bb
+# %% ../nbs/13b_weights.ipynb #80d70b0f
 def bias_before_norm(e: Evidence) -> Iterator[Finding | Skipped]:
     """A layer's bias that the norm behind it takes away: batch and instance norm, by the graph.
 
@@ -776,6 +797,6 @@ def bias_before_norm(e: Evidence) -> Iterator[Finding | Skipped]:
 _CENTERING = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
 _MOVES = {'view', '_unsafe_view', 'clone', 'contiguous', '_to_copy', 'reshape'}
 
-CHECKS = {'uninitialised': uninitialised, 'non-finite-weights': non_finite, 'seed': seed,
+CHECKS = {'uninitialised': uninitialised, 'non-finite': non_finite, 'seed': seed,
           'torch-default': torch_default, 'scale': scale, 'mean': mean, 'symmetry': symmetry,
-          'clone': clone, 'frozen': frozen, 'bias-before-norm': bias_before_norm}
+          'clone': clone, 'frozen': frozen, 'batch-norm': bias_before_norm}

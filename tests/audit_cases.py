@@ -624,7 +624,8 @@ def _(family, r, faulty):
 @torch.no_grad()
 def _(family, r, faulty):
     norm = dict(plain='layer', convolutional='batch').get(family)
-    model = build(d := design(family, r, tied=False, depth=3, **dict(norm=norm) if norm else {}))
+    kw = dict(norm=norm) if norm else dict(images=False)
+    model = build(d := design(family, r, tied=False, depth=3, **kw))
     if family == 'convolutional': model.pool, model.flat = nn.Flatten(), nn.Identity()
     if family == 'convolutional': model.head = start_(nn.Linear(d.width*64, d.classes), .3)
     if faulty: model.head.weight.normal_()
@@ -672,7 +673,7 @@ def _(family, r, faulty):
     return given(d := design(family, r, norm='batch', act='relu', bias=False, width=48, kernel=3,
                              depth=30 if faulty else 5), build(d))
 
-@case('bias-before-norm', 'a bias before batch-norm', 'plain', 'convolutional', 'residual')
+@case('bias-before-norm batch-norm', 'a bias before batch-norm', 'plain', 'convolutional', 'residual')
 def _(family, r, faulty):
     d = design(family, r, norm='batch', act='relu', depth=4, bias=faulty)
     if family != 'residual': return given(d, build(d))

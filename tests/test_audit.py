@@ -238,7 +238,7 @@ def test_a_factory_may_bring_its_batch(batch, more, checks):
     (lambda: ini.audit(Net(), x(), loss=3.), 'loss is float.*a function'),
     (lambda: ini.audit(lambda: 1/0, x()), 'ZeroDivisionError'),
     (lambda: ini.audit(lambda: None, x()), 'NoneType'),
-    (lambda: ini.audit(lambda: (Net(), x(), loss, 4)), 'a tuple of 4'),
+    (lambda: ini.audit(lambda: (Net(), x(), loss, 4)), 'returned tuple'),
     (lambda: ini.audit(3, x()), 'model is int'),
     (lambda: ini.audit(nn.ReLU(), x()), 'ReLU has no parameters'),
     (lambda: ini.audit(Net()), 'batch is missing'),
@@ -348,3 +348,15 @@ def test_progress_is_not_shown_elsewhere(checks, capfd):
     checks['slow'] = [lambda e: time.sleep(1.1) or ()]
     ini.audit(healthy(), x())
     assert capfd.readouterr() == ('', '')
+
+def test_a_scripted_model_is_refused_by_name():
+    with pytest.raises(ini.InputError, match='the model is scripted'):
+        ini.audit(torch.jit.script(nn.Sequential(nn.Linear(4, 4))), torch.randn(8, 4))
+
+def test_spectral_norm_keeps_its_vectors():
+    model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(16, 16)), nn.ReLU(),
+                          nn.Linear(16, 4))
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    assert len(before) == 2
+    ini.audit(model, x())
+    assert all(torch.equal(b, before[n]) for n, b in model.named_buffers())

@@ -134,7 +134,7 @@ def test_seed(run):
     (['broken.py:make', *INPUT], 'ZeroDivisionError: division by zero ({}/broken.py, line 3)'),
     (['worse:make', *INPUT], 'SyntaxError: invalid syntax (worse.py, line 1)'),
     (['quits:make', *INPUT], 'cannot import quits: SystemExit'),
-    (['net:mke', *INPUT], 'net has no mke, expected one of Net, loss, make, alike'),
+    (['net:mke', *INPUT], 'net has no mke, expected Net, loss, make, alike'),
     (['net:number', *INPUT], 'model is int'),
     (['net', *INPUT], "got 'net', expected package.module:make"),
     ([':make', *INPUT], "got ':make', expected package.module:make"),

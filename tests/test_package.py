@@ -1,5 +1,5 @@
 "The package as users get it: the wheel, its data, its imports, and the README's claims."
-import configparser, inspect, os, re, shutil, subprocess, sys, zipfile
+import configparser, inspect, os, re, shutil, subprocess, sys, sysconfig, zipfile
 
 import pytest, torch
 
@@ -144,13 +144,58 @@ def test_versions_in_constraints_are_plain():
 @pytest.mark.slow
 def test_readme_code_runs():
     "The README's examples for practitioners, as they stand."
-    code = '\n'.join(
-        re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), re.S))
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), re.S)
+    code = '\n'.join(b for b in blocks if not re.match(r'# \w+\.py\n', b))    # but files
     python(code)
     import initnotes
     name, figure = re.search(r'ini\.(gain)\(.*: ([\d.]+)\n', code).groups()
     assert round(getattr(initnotes, name)(lambda z: z*torch.sigmoid(2*z)),
                  len(figure) - 2) == float(figure)
+
+def as_pasted(section, folder, run):
+    """Do what a reader of a section does: write its files, type its commands.
+
+    Yields what each command line prints, and with which exit code."""
+    for kind, block in re.findall(r'```(\w+)\n(.*?)```', section, re.S):
+        if kind == 'python': (folder/re.match(r'# (\w+\.py)\n', block)[1]).write_text(block)
+        if kind == 'text': yield 'shown', block
+        for line in block.splitlines() if kind == 'sh' else ():
+            if not line.startswith('pip '): yield line, run(line)
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    "A fresh environment's programs: the wheel is installed, what it needs is found beside it."
+    env = tmp_path_factory.mktemp('venv')
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', env], check=True)
+    python = env/'bin'/'python'
+    subprocess.run([sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet',
+                    '--disable-pip-version-check', '--no-deps', '--no-index', wheel[0]], check=True)
+    site, = (env/'lib').glob('python*/site-packages')
+    (site/'beside.pth').write_text(sysconfig.get_path('purelib'))
+    return env/'bin'
+
+@pytest.mark.slow
+def test_five_minutes_from_the_wheel(installed, tmp_path):
+    "The README's section, as pasted, in a folder of its own: broken, repaired, kept."
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    section = re.search(r'^## Five minutes.*?(?=^## )', text, re.M | re.S)[0]
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    env['PATH'] = os.pathsep.join([str(installed), env['PATH']])
+    def run(line):
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+    (_, broken), (_, shown), (_, healthy), (_, tested) = as_pasted(section, tmp_path, run)
+    assert broken[0] == 1 and broken[2] == '', broken
+    def masked(text): return re.sub(r'[\d.e+-]*\d', '#', re.sub(' +', ' ', text))
+    for part in shown.split('…\n'): assert masked(part) in masked(broken[1]), part
+    assert 'fix' not in shown and "ini.init_(model, nonlinearity='relu')" in shown
+    assert healthy[0] == 0 and not re.search(r'error|warning', healthy[1].split('\nLooked')[0])
+    assert tested[0] == 0 and '1 passed' in tested[1], tested
+    where = run('python -c "import initnotes; print(initnotes.__file__)"')[1]
+    assert where.startswith(str(installed.parent)), where
+    (tmp_path/'net.py').write_text('def make(): return 1\n')
+    code, out, err = run('python -m initnotes audit net:make --input 128,64')
+    assert (code, out, err.count('\n')) == (2, '', 1)
 
 def test_readme_names_every_command():
     readme, makefile = ((ROOT/f).read_text(encoding='utf-8') for f in ('README.md', 'Makefile'))
