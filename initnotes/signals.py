@@ -183,7 +183,7 @@ def forward(e: Evidence) -> Iterator[Finding | Skipped]:
             f"{_cause(e, nodes)}The net learns more slowly, or not at all.",
             _rescue(e, trail), '05_kaiming')
 
-# %% ../nbs/13c_signals.ipynb #77685dec
+# %% ../nbs/13c_signals.ipynb #887230ed
 def _as_torch_made(module):
     "Are its weights uniform within ±1/√fan_in, as PyTorch draws them?"
     w = getattr(module, 'weight', None)
@@ -212,15 +212,25 @@ def _acting(e):
     name = next(iter(names)) if len(names) == 1 else None
     return name if name in _NAMED else None
 
+_SWAP = """for m in list(model.modules()):
+    for name, child in m.named_children():
+        if isinstance(child, nn.{}): setattr(m, name, nn.{}())
+"""
+_INSTEAD = dict(sigmoid=('Sigmoid', 'Tanh', 'tanh'), softplus=('Softplus', 'ReLU', 'relu'))
+
 def _rescue(e, trail):
-    "The line that gives a plain net a healthy start."
+    "The lines that give a plain net a healthy start."
     name, layers = _acting(e), sum(n.kind == 'weight' for n in trail.nodes)
     if name is None: return 'ini.lsuv_(model, *batch)'
-    if name in ('relu', 'leaky_relu') or layers < 12:
-        return f"ini.init_(model, nonlinearity='{name}')"
-    if name in ('softplus', 'sigmoid'):
-        return 'ini.lsuv_(model, *batch, orthogonal=True)'
-    return f"ini.init_(model, nonlinearity='{name}', start='edge')"
+    if name in _INSTEAD and layers > 3:              # no scale keeps signal and gradient at once
+        old, new, name = _INSTEAD[name]
+        if not any(isinstance(m, getattr(nn, old)) for m in e.model.modules()): return ''
+        return _SWAP.format(old, new) + _start(name, layers)
+    return _start(name, layers)
+
+def _start(name, layers):
+    edge = "" if name in ('relu', 'leaky_relu') or layers < 12 else ", start='edge'"
+    return f"ini.init_(model, nonlinearity='{name}'{edge})"
 
 # %% ../nbs/13c_signals.ipynb #84b5f759
 _BATCH_NORM = math.log(math.pi/(math.pi - 1))    # Yang et al. 2019 (arXiv 1902.08129)
@@ -270,7 +280,7 @@ def backward(e: Evidence) -> Iterator[Finding | Skipped]:
 def _pace(drift): return 'far slower' if drift < 0 else 'at rates far larger'
 def _rescue_stream(e, trail): return "ini.init_(model, residual='depth', batch=batch)"
 
-# %% ../nbs/13c_signals.ipynb #03e1d15e
+# %% ../nbs/13c_signals.ipynb #51443c61
 def similarity(e: Evidence) -> Iterator[Finding | Skipped]:
     """Inputs become alike (order), or inputs that were alike fall apart (chaos).
 
@@ -313,7 +323,21 @@ def _alike(trail, places, values, walk, worst):
     return Finding('similarity', 'error', where, drift, 0., se,
         f"{what}: 1 − cosine of two inputs, {trail.seen(places[0]).apart:.2g} {first}, is "
         f"{trail.seen(at).apart:.2g} at '{at.where}'. {_cause(trail.e, places)}{end}",
-        _rescue_stream(trail.e, trail) if trail.stream else _rescue(trail.e, trail), '10_depth')
+        _without_constant(trail, places, values) or (_rescue_stream(trail.e, trail) if trail.stream
+                                                     else _rescue(trail.e, trail)), '10_depth')
+
+def _without_constant(trail, places, values):
+    "The line for a constant, added to all inputs, which drowns them; None: it is something else."
+    steps = [b - a for a, b in zip(values, values[1:])]
+    k = max(range(len(steps)), key=steps.__getitem__)
+    if len(steps) < 2 or steps[k] < (values[-1] - values[0])/2: return None
+    low, high = places[k].index, places[k + 1].index
+    named = dict(trail.e.model.named_parameters())
+    added = {p for n in trail.e.flow.chain if low < n.index <= high for p in n.shifts if p in named}
+    if not added: return None
+    name = max(added, key=lambda p: named[p].detach().double().square().mean().item())
+    kind = 'zeros_({})' if named[name].dim() < 2 else 'normal_({}, std=.02)'
+    return 'nn.init.' + kind.format(f"model.get_parameter('{name}')")
 
 # %% ../nbs/13c_signals.ipynb #dd6bb204
 def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
@@ -378,7 +402,7 @@ def residual(e: Evidence) -> Iterator[Finding | Skipped]:
             f"The first branch adds {_factor(power - skip)} times the power of what came in: it "
             "drowns it.", '', '12_residual')
 
-# %% ../nbs/13c_signals.ipynb #ca68b73e
+# %% ../nbs/13c_signals.ipynb #9086b25d
 def batch_norm(e: Evidence) -> Iterator[Finding | Skipped]:
     "Batch-norm without skips lets the gradient grow by π/(π − 1) a layer: Yang et al. 2019."
     trail = _trail(e)
@@ -388,8 +412,14 @@ def batch_norm(e: Evidence) -> Iterator[Finding | Skipped]:
     first = next(n for n in trail.nodes if _batch_normed(n))
     yield Finding('batch-norm', 'warning', first.where, float(count), most, None,
         f"{count} layers with batch-norm and no skips: behind each, the gradient grows by "
-        f"π/(π − 1) = 1.47 on its way back, more than e⁶ beyond {most:.3g} layers.",
-        '', '11_isometry')
+        f"π/(π − 1) = 1.47 on its way back, more than e⁶ beyond {most:.3g} layers. Add skips, or "
+        "leave the norms out.", _unnormed(e, trail), '11_isometry')
+
+def _unnormed(e, trail):
+    "The lines that leave out batch-norm."
+    name = _acting(e)
+    start = 'ini.lsuv_(model, *batch)' if name is None else _start(name, len(trail.nodes))
+    return _SWAP.format('modules.batchnorm._BatchNorm', 'Identity') + start
 
 def value_range(e: Evidence) -> Iterator[Finding | Skipped]:
     "Signals that float16 could not hold."
@@ -433,13 +463,18 @@ def non_finite(e: Evidence) -> Iterator[Finding | Skipped]:
     if e.flow is None: return (yield Skipped('non-finite', '(model)', e.stopped))
     if e.flow.strange is not None:
         n = e.flow.strange
+        came = [e.flow.seen[m] for m in n.came if m in e.flow.seen]
+        large = any(seen.top > 1e15 for seen in came) or n.kind == 'weight'
+        why = ('Its inputs are too large for their format' if large else 'A division by 0, the root '
+               'or log of a negative number, or a softmax over keys that are all masked, does that')
         yield Finding('non-finite', 'error', n.where, 'nan or ∞', 'finite', None,
-            f"What {n.op} makes in '{n.where}' is not finite: nothing behind it can learn.",
-            'ini.lsuv_(model, *batch)', '10_depth')
-    for name in e.flow.infinite[:1]:
+            f"What {n.op} makes in '{n.where}' is not finite: nothing behind it can learn. {why}.",
+            'ini.lsuv_(model, *batch)' if large else '', '10_depth')
+    for name in e.flow.infinite[:1] if e.flow.strange is None else ():
         yield Finding('non-finite', 'error', name, 'nan or ∞', 'finite', None,
-            f"The gradients of {len(e.flow.infinite)} parameters, {name} the first, are not finite: "
-            "one step of training destroys the model.", 'ini.lsuv_(model, *batch)', '10_depth')
+            f"The gradients of {len(e.flow.infinite)} parameters, {name} the first, are not finite, "
+            "though the signal is: one step of training destroys the model. The derivative of a root "
+            "or a norm at 0 does that: add a small number under the root.", '', '10_depth')
 
 # %% ../nbs/13c_signals.ipynb #8dd67d73
 def _band(trail, nodes, values, curved=True):
