@@ -431,7 +431,7 @@ def skipped(found): return {f.check: f.reason for f in found if isinstance(f, Sk
 def test_what_does_not_apply_is_said():
     found = skipped(audit(L(24, 10), rows()))
     assert found['dead'].startswith('no layer feeds a ReLU') and 'no loss' in found['initial-loss']
-    assert {'attention', 'saturated', 'tied', 'rank'} <= found.keys()
+    assert {'attention', 'saturated', 'tied'} <= found.keys()
     found = skipped(audit(L(24, 10), rows(), loss=lambda out: out.square().mean()))
     assert 'no cross-entropy' in found['initial-loss']
     assert 'was given' in skipped(audit(transformer(tie=True), tokens()))['tied']
@@ -585,6 +585,33 @@ def test_a_loss_inside_the_model_is_seen():
     first = FirstLoss()
     measure(whole, (rows(),), recorders=[first])
     assert first.found[0].classes == 10 and first.found[0].node.params == ('m.8.weight',)
+
+@pytest.mark.parametrize('make, at', [(mlp, '2'), (cnn, '2'), (residual, 'blocks.1.1')])
+def test_a_layer_of_rank_one_is_mentioned(make, at):
+    torch.manual_seed(0)
+    m, x = make(), images() if make is cnn else rows()
+    def ranks(): return [f for f in audit(m, x) if isinstance(f, Finding) and f.check == 'rank']
+    assert not ranks()
+    w = m.get_submodule(at).weight.data
+    w.copy_((torch.randn(len(w), 1) @ torch.randn(1, w[0].numel())).reshape(w.shape)/5)
+    found = ranks()
+    assert [f.layer for f in found][0] == at and found[0].severity == 'info'
+    repair(m, found[:1])
+    assert not ranks()
+
+def test_a_hot_tied_head_is_found_behind_a_copy_of_the_logits():
+    torch.manual_seed(0)
+    m, x, y = transformer(tie=True), tokens(), torch.randint(0, 60, (4*15,))
+    def loss(out): return F.cross_entropy(out[:, :-1].reshape(-1, 60), y)
+    assert {f.check for f in loud(audit(m, x, loss=loss))} == {'tied', 'initial-loss'}
+
+def test_gradients_may_be_sparse():
+    torch.manual_seed(0)
+    m = Net(lambda s, i: s.head(s.e(i).mean(1)), e=nn.Embedding(60, 24, sparse=True),
+            head=L(24, 10))
+    nn.init.zeros_(m.head.weight)
+    y = ce(10, 4)
+    assert not loud(audit(m, tokens(), loss=y))
 
 def test_uniform_attention_of_keys_that_are_alike_is_mentioned():
     m = transformer()
