@@ -578,6 +578,21 @@ def test_a_cross_entropy_is_recognized(options):
     assert f.classes == 10 and abs(f.value - value) < 1e-5
     assert abs(f.square - m(x).var(-1).mean().item()) < 1e-4
 
+def test_what_makes_logits_hot():
+    "Past the freezing point by more than chance, at a loss above ln C, by the head's own doing."
+    torch.manual_seed(0)
+    m, y = mlp(), torch.randint(0, 10, (32,))
+    e = measure(m, (rows(),), loss=lambda out: F.cross_entropy(out, y), recorders=[FirstLoss()])
+    lnc = math.log(10)
+    def hot(square, freedom, value): return outputs._hot(e, outputs._First(10, square, freedom,
+                                                                           value, None))
+    assert hot(4*lnc, 1e4, 3*lnc) and hot(40*lnc, 9., 3*lnc)
+    assert not hot(4*lnc, 9., 3*lnc) and not hot(1.9*lnc, 1e9, 3*lnc)
+    assert not hot(40*lnc, 1e4, .9*lnc)
+    for scale, most in ((6., 0), (1000., 1)):           # a signal that is large where it comes in
+        found = loud(audit(m, scale*rows(), loss=lambda out: F.cross_entropy(out, y)))
+        assert len([f for f in found if f.check == 'initial-loss']) == most
+
 def test_a_loss_inside_the_model_is_seen():
     torch.manual_seed(0)
     m, y = mlp(), torch.randint(0, 10, (32,))
