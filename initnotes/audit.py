@@ -25,9 +25,10 @@ from .evidence import Evidence, Finding, Skipped, measure
 from .weights import build
 from . import outputs, signals, weights
 
-# %% ../nbs/13e_checks.ipynb #45c8a421
+# %% ../nbs/13e_checks.ipynb #5ee04968
 SEVERITIES = 'error', 'warning', 'info'
 _ALIKE = 3       # findings of one check that get a paragraph; of the others the table tells
+_LINES = 6       # of a repair
 
 def _against(f):
     "What was measured, against what was predicted."
@@ -36,6 +37,13 @@ def _against(f):
     if f['predicted'] is None: return said
     se = '' if f['se'] is None else f" ± {_text(f['se'])}"
     return f"{said}, predicted {_text(f['predicted'])}{se}"
+
+def _short_code(code, number):
+    "The first lines of a long repair, and where the others are."
+    lines = code.strip('\n').splitlines()
+    if len(lines) <= _LINES: return '\n'.join(lines)
+    more = len(lines) - _LINES + 1
+    return '\n'.join([*lines[:-more], f'# … {more} lines more: report.findings[{number - 1}].fix'])
 
 def _paragraphs(rows):
     "For each finding its heading, message, repair and lesson: pairs of a kind and a text."
@@ -48,7 +56,7 @@ def _paragraphs(rows):
         parts = f['severity'], f['check'], layer, _against(f)
         yield 'heading', f"{number}. " + ' · '.join(filter(None, parts))
         yield 'text', f['message']
-        if f['fix']: yield 'code', f['fix']
+        if f['fix']: yield 'code', _short_code(f['fix'], number)
         if f['lesson']: yield 'text', f"Explained in lesson {f['lesson']}."
     for (_, check), same in many.items():
         if more := same[_ALIKE:]:
@@ -63,14 +71,16 @@ def _spans(numbers):
         else: runs.append((n, n))
     return ', '.join(f'{a}' if a == b else f'{a}–{b}' for a, b in runs)
 
-# %% ../nbs/13e_checks.ipynb #363d52b3
+# %% ../nbs/13e_checks.ipynb #541e27bb
 def _counted(n, thing): return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 def _verdict(report):
     "One line: how much of each severity."
     counts = {s: sum(r['severity'] == s for r in report) for s in SEVERITIES}
-    said = ', '.join(_counted(n, s) if s != 'info' else f'{n} info' for s, n in counts.items() if n)
-    return f"{report.looked.get('model', 'The model')}: {said or 'nothing found'}"
+    said = [f'{n} info' if s == 'info' else _counted(n, s) for s, n in counts.items() if n]
+    if counts['info'] == len(report): said[:0] = ['no errors', 'no warnings']
+    if not len(report): said = ['nothing found']
+    return f"{report.looked.get('model', 'The model')}: {', '.join(said)}"
 
 def _reach(looked):
     "What was looked at."
@@ -211,9 +221,10 @@ class AuditReport(_Formats):
         "Signal, gradient and likeness of inputs by layer, in three matplotlib `axes`."
         return _plot(self, axes)
 
-# %% ../nbs/13e_checks.ipynb #5f9a5e59
+# %% ../nbs/13e_checks.ipynb #126e8bbb
 _PANELS = dict(signal='mean square of the signal', gradient='sum of squares of the gradient',
                apart='1 − cosine of two inputs')
+_SHOWS = {'backward': 1, 'batch-norm': 1, 'similarity': 2, 'too-deep': 2}  # else the first panel
 _COLORS = dict(error='C3', warning='C1', info='.6')
 
 def _panel(ax, rows, key, title):
@@ -226,17 +237,16 @@ def _panel(ax, rows, key, title):
     ax.set_ylabel('log10')
 
 def _marked(axes, rows, findings):
-    "A line at each layer with a finding, and the checks' names above."
-    at = {r['layer']: i for i, r in enumerate(rows)}
-    by = {}
+    "In the panel that shows it, a line at each layer with a finding, and the checks' names."
+    at, by = {r['layer']: i for i, r in enumerate(rows)}, {}
     for f in findings:
-        i = at.get(_owner(f.layer, at))
-        if i is not None: by.setdefault(i, {})[f.check] = f.severity
-    for i, checks in by.items():
+        place = _SHOWS.get(f.check, 0), at.get(_owner(f.layer, at))
+        if place[1] is not None: by.setdefault(place, {})[f.check] = f.severity
+    for (panel, i), checks in by.items():
         color = _COLORS[min(checks.values(), key=SEVERITIES.index)]
-        for ax in axes: ax.axvline(i, color=color, lw=1, zorder=0)
-        axes[0].annotate(', '.join(checks), (i, 1), xycoords=('data', 'axes fraction'), rotation=90,
-                         ha='right', va='top', fontsize=7, color=color)
+        axes[panel].axvline(i, color=color, lw=1, zorder=0)
+        axes[panel].annotate(', '.join(checks), (i, 1), xycoords=('data', 'axes fraction'),
+                             rotation=90, ha='right', va='top', fontsize=7, color=color)
 
 # %% ../nbs/13e_checks.ipynb #5f2a1068
 def _plot(report, axes):
@@ -289,31 +299,24 @@ def _chosen(model, where, exclude):
     raise InputError(f"where={where!r} without {exclude!r} leaves no module, "
                      f"expected some of {', '.join(names)}.")
 
-# %% ../nbs/13e_checks.ipynb #9c32d2f1
+# %% ../nbs/13e_checks.ipynb #74bba8f3
 def _is_model(x):
     "Or functools.partial of one."
     while isinstance(x, functools.partial): x = x.func
     return isinstance(x, nn.Module)
 
-def _brings_more(made): return isinstance(made, (tuple, list)) and len(made) in (2, 3)
-
-def _alone(factory, returned):
-    "The factory without the batch that it may bring; what it returns first goes into a list."
-    @functools.wraps(factory, updated=())
-    def make():
-        made = factory()
-        if not returned: returned.append(made)
-        return made[0] if _brings_more(made) else made
-    return make
-
-def _brought(made):
-    "Arguments, keyword arguments and loss that a factory returned beside the model."
-    _, batch, *loss = made if _brings_more(made) else (made, ())
+def _unpacked(made):
+    "Model, arguments, keyword arguments and loss, of what a factory returned."
+    if not isinstance(made, (tuple, list)): return made, (), {}, None
+    if not 2 <= len(made) <= 3:
+        raise InputError(f"the factory returned a tuple of {len(made)}, expected a model, "
+                         "(model, batch) or (model, batch, loss).")
+    model, batch, *loss = made
     if isinstance(batch, Mapping): args, kwargs = (), dict(batch)
     else: args, kwargs = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,), {}
-    return args, kwargs, loss[0] if loss else None
+    return model, args, kwargs, loss[0] if loss else None
 
-# %% ../nbs/13e_checks.ipynb #0aebacc5
+# %% ../nbs/13e_checks.ipynb #bf6a14d3
 def _made(model, args, kwargs, loss):
     "Model, batch and loss, and what a factory builds: None of a model that is already there."
     builds = None
@@ -321,9 +324,8 @@ def _made(model, args, kwargs, loss):
         if not callable(model):
             raise InputError(f"model is {type(model).__name__}, expected a torch.nn.Module or a "
                              "function that makes one.")
-        returned = []
-        model, builds = build(_alone(model, returned))
-        *batch, own = _brought(returned.pop())
+        made, builds = build(model)
+        model, *batch, own = _unpacked(made)
         if not (args or kwargs): args, kwargs = batch
         loss = loss or own
     if not (args or kwargs or isinstance(model, functools.partial)):
@@ -506,7 +508,7 @@ def _named(text):
         raise InputError(f"{module} has no {name}, expected "
                          f"{', '.join(own) or 'the name of a factory or a model'}.") from None
 
-# %% ../nbs/13e_checks.ipynb #cd9d5157
+# %% ../nbs/13e_checks.ipynb #62de14a7
 def _batch(shape):
     if shape[-1] < 0: return torch.randint(-shape[-1], shape[:-1])
     return torch.randn(shape)
@@ -528,9 +530,10 @@ def main(
     asked = _parser().parse_args(argv)
     try:
         with redirect_stdout(sys.stderr): report = _audited(asked)
-    except (InputError, SystemExit) as err:
-        said = err if isinstance(err, InputError) else f'{asked.factory} left Python: {err!r}'
-        where = _place(err.__cause__) if err.__cause__ else ''
+    except (Exception, SystemExit) as err:       # whatever it is: not 1, which says that it ran
+        known = isinstance(err, InputError)
+        said, cause = (err, err.__cause__) if known else (repr(err), err)
+        where = _place(cause) if cause else ''
         print('initnotes audit:', ' '.join(f'{said}{where}'.split()), file=sys.stderr)
         return 2
     sys.stdout.reconfigure(errors='replace')       # a terminal that knows no ±

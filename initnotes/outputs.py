@@ -114,7 +114,7 @@ class _Units:
         self.count, self.empty = total, self.empty and other.empty
         for k in ('low', 'high', 'up'): getattr(self, k).add_(getattr(other, k))
 
-# %% ../nbs/13d_outputs.ipynb #dd429017
+# %% ../nbs/13d_outputs.ipynb #dffd217a
 def _unit_dim(z, origins) -> int:
     "Where a tensor has its units: channels behind a convolution, features elsewhere."
     last = next((n for n in reversed(origins)), None)
@@ -126,6 +126,10 @@ def _arriving(given: dict) -> torch.Tensor | None:
     "What a layer with weights multiplies."
     x = given.get('mat1', given.get('input', given.get('self')))
     return x if isinstance(x, torch.Tensor) and x.is_floating_point() else None
+
+def _mean_square(x: torch.Tensor) -> float:
+    x = local(x.detach())
+    return torch.linalg.vector_norm(x, dtype=torch.float64).item()**2/max(1, x.numel())
 
 # %% ../nbs/13d_outputs.ipynb #e62e6ca6
 def _signed(op: str, given: dict, edge: float) -> tuple[float | None, int, bool]:
@@ -149,7 +153,7 @@ def _signed(op: str, given: dict, edge: float) -> tuple[float | None, int, bool]
         silent += (z.reshape(-1, n) <= edge).all(0).sum().item()
     return silent/(n*times), n*times, empty
 
-# %% ../nbs/13d_outputs.ipynb #89898e78
+# %% ../nbs/13d_outputs.ipynb #94ab4d30
 class Units(_Recorder):
     "Notes how often the units of each activation are flat."
     def __init__(self):
@@ -167,11 +171,11 @@ class Units(_Recorder):
         low, high = edges = _edges(call.op, options)
         origins = _origins(call.node.came[0])
         if not origins or not (math.isfinite(low) or math.isfinite(high)): return
-        rows = z.movedim(_unit_dim(z, origins), -1).flatten(0, -2)
-        new = _Units(call.op, edges, call.where, origins, call.node, len(rows),
-                     (rows <= low).sum(0), (rows >= high).sum(0),
-                     (rows > -low).sum(0), rows.double().square().mean().item(),
-                     rows.double().var(0, correction=0).mean().item())
+        unit = _unit_dim(z, origins)
+        rest = [d for d in range(z.dim()) if d != unit]
+        new = _Units(call.op, edges, call.where, origins, call.node, z.numel()//z.shape[unit],
+                     (z <= low).sum(rest), (z >= high).sum(rest), (z > -low).sum(rest),
+                     _mean_square(z), z.float().var(rest, correction=0).mean().item())
         key = call.where, *_named_all(origins, 'params'), call.op, new.n
         if new.off > new.on and self.product and origins == [self.product[0]]:
             new.alike, new.draws, new.empty = _signed(*self.product[1:], low)
@@ -501,11 +505,7 @@ def attention(e: Evidence) -> Iterator[Finding | Skipped]:
             "key, chosen at random, and next to no gradient comes through.",
             _calmed(e, s), '12_residual')
 
-# %% ../nbs/13d_outputs.ipynb #32e0df07
-def _mean_square(x: torch.Tensor) -> float:
-    x = local(x.detach())
-    return torch.linalg.vector_norm(x, dtype=torch.float64).item()**2/max(1, x.numel())
-
+# %% ../nbs/13d_outputs.ipynb #b80eb35d
 @dataclass
 class _First:
     "A cross-entropy at the start."
@@ -812,24 +812,23 @@ def _excused(e: Evidence, steps: _Steps) -> dict[str, str]:
             why[n] = 'a codebook that is chosen from gets its gradient from its own loss'
     return why
 
-# %% ../nbs/13d_outputs.ipynb #a77215e1
-def _revived(e: Evidence, stuck: list[str]) -> str:
-    "Python that draws anew what is zero among these, or repairs the layers that are silent."
+# %% ../nbs/13d_outputs.ipynb #762555fc
+def _revived(e: Evidence, stuck: list[str]) -> dict[str, str]:
+    "Lines of Python that draw anew what is zero, or repair what is silent: each with its layer."
     lines = {}
     for r in e.parameters:
         if r.name not in stuck or local(r.value).any(): continue
         at = 'model' if r.layer == '(model)' else f'model.get_submodule({r.layer!r})'
-        if r.role == 'scale': lines[f'nn.init.ones_(model.get_parameter({r.name!r}))'] = True
+        if r.role == 'scale': lines[f'nn.init.ones_(model.get_parameter({r.name!r}))'] = r.layer
         elif r.role == 'embedding':
-            lines[f'nn.init.normal_(model.get_parameter({r.name!r}))'] = True
-        elif r.role not in ('bias', 'shift', 'gate bias'): lines[f'ini.init_({at})'] = True
-    if not lines and (units := _recorder(e, Units, 'no-gradient')):
-        for check in (dead, saturated):
-            for f in check(e):
-                if isinstance(f, Finding) and f.fix: lines[f.fix] = True
-        if not lines: lines = {_redraw(e, u.origins): True for u in units.found.values()
-                               if u.off == u.n and not u.empty}
-    return '; '.join(lines)
+            lines[f'nn.init.normal_(model.get_parameter({r.name!r}))'] = r.layer
+        elif r.role not in ('bias', 'shift', 'gate bias'): lines[f'ini.init_({at})'] = r.layer
+    units = _recorder(e, Units, 'no-gradient')
+    if lines or units is None: return lines
+    silent = [f for check in (dead, saturated) for f in check(e) if getattr(f, 'fix', '')]
+    return {f.fix: f.layer for f in silent} or {
+        _redraw(e, u.origins): _layer(u.origins, u.where) for u in units.found.values()
+        if u.off == u.n and not u.empty}
 
 def _listed(names: list[str], most: int = 4) -> str:
     return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
@@ -865,18 +864,19 @@ def no_gradient(e: Evidence) -> Iterator[Finding | Skipped]:
     stuck = [n for n in steps.stuck if n not in excused and e.wanted(_module(n))]
     if stuck: yield _stuck(e, stuck, [n for n in stuck if n in steps.cut])
 
-# %% ../nbs/13d_outputs.ipynb #4f747105
+# %% ../nbs/13d_outputs.ipynb #fd4f5a20
 def _stuck(e: Evidence, stuck: list[str], cut: list[str]) -> Finding:
     "The finding."
     if cut and len(cut) == len(stuck):
         why = ("The graph is cut between them and the " + ('loss' if e.loss else 'outputs') +
                ": by detach(), .data, no_grad, numpy, or a choice such as argmax.")
     else: why = "Something behind them multiplies by zero, or is flat for all inputs."
+    lines = {} if len(cut) == len(stuck) else _revived(e, stuck)
     return Finding(
-        'no-gradient', 'error', _module(stuck[-1]), 0., None, None,
+        'no-gradient', 'error', [_module(stuck[-1]), *lines.values()][-1], 0., None, None,
         f"No gradient reaches {_listed(stuck)}, neither at the start nor after two small steps "
         f"of all other parameters. {why} They will not learn.",
-        '' if len(cut) == len(stuck) else _revived(e, stuck), '04_why_sqrt5')
+        '; '.join(lines), '04_why_sqrt5')
 
 # %% ../nbs/13d_outputs.ipynb #e3eca9be
 def _in_turn(e: Evidence, names: list[str]) -> set[str]:

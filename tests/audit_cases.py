@@ -356,7 +356,8 @@ def _(family, r, faulty):
 
 @case('torch-default', "layers are left at torch's own start")
 def _(family, r, faulty):
-    model = build(d := design(family, r, act='relu'))
+    # torch's module of attention leaves its last layer at the default, too
+    model = build(d := design(family, r, act='relu', attention='function'))
     if faulty:
         for m in named(model, r'layer|up|down'): m.reset_parameters()
     return given(d, model)
@@ -574,7 +575,7 @@ def _(family, r, faulty):
     d = design(family, r, act='tanh', depth=64 if faulty else 10, padding='circular', kernel=3,
                width=64 if family == 'plain' else 32)
     model = build(d)
-    for m in named(model, 'layer'): m.weight.mul_(1.3**.5), m.bias.normal_(0, .05**.5)
+    for m in named(model, 'layer'): m.bias.normal_(0, .05**.5)      # ξ is 3.6 layers
     return given(d, model)
 
 # ---- activations -----------------------------------------------------------------------------
@@ -624,7 +625,7 @@ def _(family, r, faulty):
 @torch.no_grad()
 def _(family, r, faulty):
     norm = dict(plain='layer', convolutional='batch').get(family)
-    kw = dict(norm=norm) if norm else dict(images=False)
+    kw = dict(norm=norm) if norm else dict(images=False, tokens=family == 'transformer')
     model = build(d := design(family, r, tied=False, depth=3, **kw))
     if family == 'convolutional': model.pool, model.flat = nn.Flatten(), nn.Identity()
     if family == 'convolutional': model.head = start_(nn.Linear(d.width*64, d.classes), .3)
@@ -673,7 +674,8 @@ def _(family, r, faulty):
     return given(d := design(family, r, norm='batch', act='relu', bias=False, width=48, kernel=3,
                              depth=30 if faulty else 5), build(d))
 
-@case('bias-before-norm batch-norm', 'a bias before batch-norm', 'plain', 'convolutional', 'residual')
+@case('bias-before-norm batch-norm', 'a bias before batch-norm', 'plain', 'convolutional',
+      'residual')
 def _(family, r, faulty):
     d = design(family, r, norm='batch', act='relu', depth=4, bias=faulty)
     if family != 'residual': return given(d, build(d))

@@ -37,23 +37,31 @@ def checks(monkeypatch):
 
 # ---- names -----------------------------------------------------------------------------------
 
-@pytest.mark.slow
-@pytest.mark.parametrize('first', [
+ORDERS = [
     'import initnotes', 'import initnotes.audit', 'from initnotes.audit import Finding',
     'from initnotes.all import *', 'import initnotes.all', 'from initnotes import audit',
     'import initnotes.audit as a', 'import importlib; importlib.import_module("initnotes.audit")',
-    'import initnotes.__main__'])
-def test_the_name_is_the_functions_whatever_is_imported_first(first):
+    'import initnotes.__main__', 'import initnotes.evidence, initnotes.chain']
+
+@pytest.mark.slow
+def test_the_name_is_the_functions_whatever_is_imported_first():
+    "In a fresh process, which forgets the package before each order."
     code = f"""
-{first}
-import initnotes, initnotes.audit, sys
-from initnotes.audit import Finding, audit, AuditReport, assert_healthy
-from initnotes.evidence import Finding as same
-import initnotes.all, initnotes.__main__
-from initnotes import audit as third
-assert initnotes.audit is audit is third is initnotes.all.audit and callable(audit)
-assert Finding is same is initnotes.Finding and initnotes.AuditReport is AuditReport
-assert initnotes.assert_healthy is assert_healthy and sys.modules['initnotes.audit'].audit is audit
+import sys
+for first in {ORDERS}:
+    for name in [m for m in sys.modules if m.split('.')[0] == 'initnotes']: del sys.modules[name]
+    own = {{}}
+    exec(first, own)
+    assert callable(own.get('audit', print)), first
+    import initnotes, initnotes.audit
+    from initnotes.audit import Finding, audit, AuditReport, assert_healthy
+    from initnotes.evidence import Finding as same
+    import initnotes.all, initnotes.__main__
+    from initnotes import audit as third
+    assert initnotes.audit is audit is third is initnotes.all.audit and callable(audit), first
+    assert Finding is same is initnotes.Finding and initnotes.AuditReport is AuditReport, first
+    assert initnotes.assert_healthy is assert_healthy is initnotes.all.assert_healthy, first
+    assert sys.modules['initnotes.audit'].audit is audit, first
 """
     subprocess.run([sys.executable, '-W', 'error', '-c', code], check=True)
 
@@ -129,6 +137,10 @@ def test_a_healthy_report_says_what_was_looked_at_and_what_not():
     for text in (str(report), report.to_markdown(), report.to_html()):
         assert 'Net: nothing found' in text and 'tied, initial-loss: no loss was given' in text
         assert '1 parameter, 3 layers, 8 inputs; 1 check: forward' in text
+
+def test_infos_alone_are_no_fault():
+    assert str(AuditReport([finding(severity='info')])).startswith(
+        'The model: no errors, no warnings, 1 info\n')
 
 def test_an_empty_report_is_honest():
     assert 'nothing that could be measured; 0 checks: none' in str(AuditReport())
@@ -238,7 +250,7 @@ def test_a_factory_may_bring_its_batch(batch, more, checks):
     (lambda: ini.audit(Net(), x(), loss=3.), 'loss is float.*a function'),
     (lambda: ini.audit(lambda: 1/0, x()), 'ZeroDivisionError'),
     (lambda: ini.audit(lambda: None, x()), 'NoneType'),
-    (lambda: ini.audit(lambda: (Net(), x(), loss, 4)), 'returned tuple'),
+    (lambda: ini.audit(lambda: (Net(), x(), loss, 4)), 'a tuple of 4'),
     (lambda: ini.audit(3, x()), 'model is int'),
     (lambda: ini.audit(nn.ReLU(), x()), 'ReLU has no parameters'),
     (lambda: ini.audit(Net()), 'batch is missing'),
@@ -276,6 +288,19 @@ def test_nothing_changes(fails):
         ini.audit(model, given, loss=loss)
     assert all(map(same, before, everything(model)))
 
+def test_nothing_changes_whatever_a_check_does(checks):
+    def rude(e):
+        e.model.eval()
+        with torch.no_grad():
+            e.model[0].weight.mul_(2)
+            e.model[1].running_mean.add_(torch.rand(16))
+        return ()
+    checks['rude'] = [rude]
+    model, given = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16)), x()
+    before = everything(model)
+    assert not ini.audit(model, given).skipped
+    assert all(map(same, before, everything(model)))
+
 def test_a_factory_leaves_the_random_state():
     given, state = x(), torch.get_rng_state()
     ini.audit(Net, given)
@@ -290,8 +315,9 @@ def test_no_check_fails_on_ordinary_models():
     for model, given in [(net(16, 8, 4), x()), (conv, torch.randn(8, 3, 8, 8)),
                          (tower, torch.randn(4, 5, 16)), (gru, torch.randn(4, 5, 16)),
                          (embed, torch.randint(20, (8, 5))), (net(16, 8, 4), x()[:1])]:
-        report = ini.audit(model, given)
-        assert not [s for s in report.skipped if 'the check failed' in s.reason], report
+        for asked in (None, lambda out: (out if torch.is_tensor(out) else out[0]).square().mean()):
+            report = ini.audit(model, given, loss=asked)
+            assert not [s for s in report.skipped if 'the check failed' in s.reason], report
 
 # ---- in tests --------------------------------------------------------------------------------
 
@@ -316,7 +342,8 @@ def test_plot():
     rows = [dict(layer=f'{i}', signal=i*math.log(10), signal_low=-6., signal_high=6.,
                  gradient=None if i else 1., apart=-1.) for i in range(4)]
     report = AuditReport([finding(layer='3.weight'), finding('mean', 'info', '3'),
-                          finding(layer='elsewhere')], [], dict(chain=rows))
+                          finding('similarity', 'warning', '1'), finding(layer='elsewhere')],
+                         [], dict(chain=rows))
     axes = report.plot()
     assert len(axes) == 3
     line, mark = axes[0].lines
@@ -325,7 +352,8 @@ def test_plot():
     assert [t.get_text() for t in axes[0].texts] == ['forward, mean']
     top = axes[0].collections[0].get_paths()[0].vertices[:, 1].max()
     assert top == pytest.approx(6/math.log(10))
-    assert math.isnan(axes[1].lines[0].get_ydata()[1])
+    assert math.isnan(axes[1].lines[0].get_ydata()[1]) and len(axes[1].lines) == 1
+    assert axes[2].lines[1].get_color() == 'C1' and axes[2].texts[0].get_text() == 'similarity'
     with pytest.raises(ini.InputError, match='nothing was measured'): AuditReport().plot()
     matplotlib.pyplot.close('all')
 

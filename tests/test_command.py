@@ -1,7 +1,7 @@
 "The command `initnotes`: what it is given, what it prints where, and with which exit code."
 import json, os, subprocess, sys
 
-import pytest
+import pytest, torch
 
 import initnotes as ini
 from initnotes.audit import main
@@ -122,6 +122,15 @@ def test_arguments_come_in_their_order(monkeypatch, run):
     assert given[0].max() == 6 and set(given[2].tolist()) == {0, 1}
     assert abs(given[1].mean()) < 5/6**.5
 
+@pytest.mark.parametrize('shape', ['32,16', '8,16'])
+def test_the_model_is_the_one_that_python_makes_at_this_seed(monkeypatch, run, shape):
+    made, audit = [], sys.modules['initnotes.audit']
+    monkeypatch.setattr(audit, 'audit', lambda model, *args, **kw: made.append(model()) or
+                        audit.AuditReport())
+    assert run('net:Net', '--input', shape, '--seed', 7)[0] == 0
+    torch.manual_seed(7)
+    assert torch.equal(made[0].a.weight, sys.modules['net'].Net().a.weight)
+
 def test_seed(run):
     first, again, other = (run('net:deep', *INPUT, '--seed', s, '--json')[1] for s in (1, 1, 2))
     assert json.loads(first)['measured']['chain'] and first == again != other
@@ -177,12 +186,20 @@ def test_as_a_process():
     code, out, err = process('audit', 'net:fails', *INPUT)
     assert code == 2 and out == '' and err.count('\n') == 1
 
-@pytest.mark.slow
-def test_help_and_version():
-    assert process('--version')[:2] == (0, f'initnotes {ini.__version__}\n')
-    code, out, _ = process('--help')
-    assert code == 0 and 'audit' in out
-    code, out, err = process('audit', '--help')
+def test_a_fault_of_our_own_is_not_a_verdict(monkeypatch, run):
+    def audit(*args, **kwargs): raise KeyError('ours')
+    monkeypatch.setattr(sys.modules['initnotes.audit'], 'audit', audit)
+    code, out, err = run('net:Net', *INPUT)
+    assert code == 2 and "KeyError('ours')" in err and err.count('\n') == 1 and not out
+
+def test_help_and_version(capsys):
+    def said(*words):
+        with pytest.raises(SystemExit) as left: main(words)
+        return left.value.code, *capsys.readouterr()
+    assert said('--version') == (0, f'initnotes {ini.__version__}\n', '')
+    code, out, err = said('--help')
+    assert code == 0 and 'audit' in out and err == ''
+    code, out, err = said('audit', '--help')
     assert code == 0 and '--tokens' in out and 'Exit code' in out and err == ''
-    code, out, err = process()
+    code, out, err = said()
     assert code == 2 and out == '' and err.count('\n') == 1

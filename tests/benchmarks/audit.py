@@ -13,8 +13,9 @@ thing. One rule for all tools, initnotes too:
 - A tool that raises an exception has found nothing.
 
 Each is used as its README says: torch-audit through one training step; torchdiag's four checks;
-neural_net_checklist's assertions but the two that train; model-clinic on the state_dict; torchmortem,
-which watches training, through 25 steps of Adam. Install them beside, not into what you develop in:
+neural_net_checklist's assertions but the two that train; model-clinic on the state_dict;
+torchmortem, which watches training, through 25 steps of Adam. Install them beside, not into what
+you develop in:
 
     pip install --no-deps torch-audit==0.3.0 torchdiag==0.1.0 neural_net_checklist==1.1.0 \
         model-clinic==0.4.2 torchmortem==0.1.1 && pip install click rich jinja2 pillow
@@ -86,8 +87,8 @@ def neural_net_checklist(make, args, loss, factory):
     if hasattr(loss, 'func'):
         checks['loss'] = lambda: d.assert_balanced_classification_cross_entropy_loss_at_init(
             again(), given, num_classes=shape[-1], loss_fn=fit)
-        checks['calibrated'] = lambda: d.assert_balanced_classification_cross_entropy_init_calibrated(
-            again(), given, num_classes=shape[-1])
+        calibrated = d.assert_balanced_classification_cross_entropy_init_calibrated
+        checks['calibrated'] = lambda: calibrated(again(), given, num_classes=shape[-1])
     if args[0].is_floating_point():
         checks['backward'] = lambda: d.assert_backward_batch_independence(again, given)
     elif len(shape) == 3:
@@ -96,7 +97,8 @@ def neural_net_checklist(make, args, loss, factory):
     for name, check in checks.items():
         try:
             with contextlib.redirect_stdout(io.StringIO()): check()
-        except AssertionError as e: failed[name, str(e)[:40] if name == 'gradients' else ''] = True
+        except AssertionError as e:
+            failed[name, str(e)[:40] if name == 'gradients' else ''] = True
         except Exception: raised += 1
     if raised == len(checks): raise RuntimeError('none of its checks could run')
     return failed
@@ -110,7 +112,7 @@ def torchmortem(make, args, loss, factory):
     from torchmortem import Autopsy, SamplingConfig
     model = make()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    with Autopsy(model, optimizer=optimizer, sampling=SamplingConfig(expensive_interval=5)) as a:
+    with Autopsy(model, optimizer=optimizer, sampling=SamplingConfig(expensive_interval=10)) as a:
         for _ in range(25):
             optimizer.zero_grad()
             value = scalar(loss, model(*args))
@@ -153,7 +155,7 @@ def compare(tools, seeds, cases=CASES):
         for seed in seeds:
             total[check] += 1
             for tool in tools:
-                (sick, a), (twin, b) = (looked(tool, case, seed, faulty) for faulty in (True, False))
+                (sick, a), (twin, b) = (looked(tool, case, seed, f) for f in (True, False))
                 took[tool] += [a, b]
                 new = {k: loud for k, loud in (sick or {}).items() if not (twin or {}).get(k)}
                 if check in INFO: new = {k: True for k in sick or () if k not in (twin or ())}
@@ -191,8 +193,8 @@ def table(seeds):
 
 # ---- cost over depth -------------------------------------------------------------------------
 
-def cost(depths=(10, 40, 160), width=64, B=64, repeat=7):
-    "Medians of the audit's time over that of one forward and backward."
+def cost(depths=(10, 40, 160), width=256, B=256, repeat=5):
+    "Medians of the audit's processor time over that of one forward and backward."
     from initnotes.audit import audit
     for depth in depths:
         layers = [nn.Linear(width, width) for _ in range(depth)]
@@ -203,11 +205,12 @@ def cost(depths=(10, 40, 160), width=64, B=64, repeat=7):
         def once(): loss(net(x)).backward(); net.zero_grad()
         def whole(): audit(net, x, loss=loss)
         once(), whole()
-        pairs = [(seconds(whole), seconds(once)) for _ in range(repeat)]
+        pairs = [(seconds(whole, time.process_time), seconds(once, time.process_time))
+                 for _ in range(repeat)]
         ours, theirs = (statistics.median(t)*1e3 for t in zip(*pairs))
         low, mid, high = statistics.quantiles([a/b for a, b in pairs], n=4)
-        print(f'audit of {depth} layers, against one forward and backward: {mid:.1f}× ({low:.1f} to '
-              f'{high:.1f}; {ours:,.0f} ms against {theirs:,.1f} ms)')
+        print(f'audit of {depth} layers, against one forward and backward: {mid:.1f}× '
+              f'({low:.1f} to {high:.1f}; {ours:,.0f} ms against {theirs:,.1f} ms)')
 
 def into_readme(text):
     readme = HERE.parent.parent/'README.md'
