@@ -149,7 +149,7 @@ def _walk(trail, nodes, curved=True):
         found.append((centre, v))
     return found
 
-# %% ../nbs/13c_signals.ipynb #cfa61974
+# %% ../nbs/13c_signals.ipynb #1e8e95ab
 def _pieces(trail):
     "Runs of places between norms, pools and sums that end a branch."
     runs = []
@@ -201,9 +201,10 @@ def forward(e: Evidence) -> Iterator[Finding | Skipped]:
         _, drift, centre, se, at = worst
         first, steps = _first_past(trail, nodes, values, walk), nodes.index(at)
         yield Finding('forward', 'error', first.where, drift, centre, se,
-            f"The signal {'vanishes' if drift < 0 else 'explodes'}: over {steps} layers, to '{at.where}', its mean square is "
-            f"multiplied by {_factor(drift)}, where {_factor(centre)} is what chance does. "
-            f"{_cause(e, nodes)}The net learns more slowly, or not at all.",
+            f"The signal {'vanishes' if drift < 0 else 'explodes'}: over {steps} layers, to "
+            f"'{at.where}', its mean square is multiplied by {_factor(drift)}, where "
+            f"{_factor(centre)} is what chance does. {_cause(e, nodes)}"
+            "The net learns more slowly, or not at all.",
             _rescue(e, trail), '05_kaiming')
 
 # %% ../nbs/13c_signals.ipynb #cbfc6ca9
@@ -398,7 +399,7 @@ def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
         f"{depth} layers, and inputs become alike over a correlation length of {xi:.3g} layers: "
         "plain nets train up to about six of those.", _rescue(e, trail), '10_depth')
 
-# %% ../nbs/13c_signals.ipynb #ea7b537f
+# %% ../nbs/13c_signals.ipynb #cab09341
 def _powers(trail):
     "For each branch of the stream: its sum, ln of its power, and of the stream's before."
     powers = []
@@ -431,7 +432,8 @@ def residual(e: Evidence) -> Iterator[Finding | Skipped]:
         yield Finding('residual', 'warning', powers[0][0].where, slope*steps, 0., se,
             f"The stream grows by a factor, not by addition: each branch adds {_factor(slope)} "
             f"times the power of the one before, {_factor(slope*steps)} over {steps + 1} branches. "
-            "The first blocks' part in the output vanishes.", _rescue_stream(e, trail), '12_residual')
+            "The first blocks' part in the output vanishes.",
+            _rescue_stream(e, trail), '12_residual')
     at, power, skip = powers[0]
     if skip is not None and math.isfinite(skip) and power > skip:
         yield Finding('residual', 'info', at.where, power - skip, 0., None,
