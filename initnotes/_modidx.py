@@ -749,6 +749,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'initnotes.outputs._unit_dim': ('outputs.html#_unit_dim', 'initnotes/outputs.py'),
                                    'initnotes.outputs._values': ('outputs.html#_values', 'initnotes/outputs.py'),
                                    'initnotes.outputs._visible': ('outputs.html#_visible', 'initnotes/outputs.py'),
+                                   'initnotes.outputs._ways': ('outputs.html#_ways', 'initnotes/outputs.py'),
                                    'initnotes.outputs._whole': ('outputs.html#_whole', 'initnotes/outputs.py'),
                                    'initnotes.outputs._written_out': ('outputs.html#_written_out', 'initnotes/outputs.py'),
                                    'initnotes.outputs.attention': ('outputs.html#attention', 'initnotes/outputs.py'),

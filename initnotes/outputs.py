@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['dead', 'saturated', 'attention', 'initial_loss', 'tied', 'no_gradient', 'unused']
 
-# %% ../nbs/13d_outputs.ipynb #52be959c
+# %% ../nbs/13d_outputs.ipynb #bb16c9ff
 import functools, math, random, re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 from .core import P_FIVE
 from .layers import local
 from .undisturbed import undisturbed
@@ -474,7 +473,7 @@ def _calmed(e: Evidence, site: _Site) -> str:
         lines.append(f'model.get_parameter({name!r}).data{part}.mul_({factor:.3g})')
     return '; '.join(lines)
 
-# %% ../nbs/13d_outputs.ipynb #802a1439
+# %% ../nbs/13d_outputs.ipynb #7fe6792c
 def attention(e: Evidence) -> Iterator[Finding | Skipped]:
     """A softmax over keys that is frozen at the start.
 
@@ -502,7 +501,7 @@ def attention(e: Evidence) -> Iterator[Finding | Skipped]:
             'attention', 'warning', s.where, s.std, freezing(s.keys), se*s.std/2,
             f"The attention logits of {s.where} have a std of {s.std:.3g}; over {s.keys:.0f} keys "
             f"a softmax freezes at √(2 ln T) = {freezing(s.keys):.3g}. Each query looks at one "
-            "key, chosen at random, and next to no gradient comes through.",
+            "key, whichever the random weights prefer, and the softmax passes little gradient.",
             _calmed(e, s), '12_residual')
 
 # %% ../nbs/13d_outputs.ipynb #b80eb35d
@@ -555,7 +554,7 @@ def _written_out(loss: Callable, out: Any, value: torch.Tensor, nodes: Callable)
             return [_First(*_logit_spread(out, dim), value.item(), nodes(out))]
     return []
 
-# %% ../nbs/13d_outputs.ipynb #d9e2ebd9
+# %% ../nbs/13d_outputs.ipynb #e2f9f27d
 class FirstLoss(_Recorder):
     "Notes the cross-entropies of a forward pass, and of the loss behind it."
     def __init__(self):
@@ -580,7 +579,10 @@ class FirstLoss(_Recorder):
         mean = value.double().mean() if given['reduction'] < 2 else value/total
         self.found.append(_First(*known[:3], mean.item(), known[3]))
 
-    def nodes(self, t): return self.outputs.get(_storage(t)[0])
+    def nodes(self, t):
+        "Of logits, or of a copy of them where there is one output."
+        every = list(self.outputs.values())
+        return self.outputs.get(_storage(t)[0], every[0] if len(every) == 1 else None)
 
     def lost(self, loss: Callable, out: Any, value: torch.Tensor, flow: Any):
         "The loss is run once more, and looked at."
@@ -674,51 +676,70 @@ def tied(e: Evidence) -> Iterator[Finding | Skipped]:
             f"{f.value:.4g} in place of ln C = {math.log(f.classes):.4g}.",
             _smaller(e, f, _heads(e, f)), '12_residual')
 
-# %% ../nbs/13d_outputs.ipynb #03c05566
+# %% ../nbs/13d_outputs.ipynb #ca323193
+def _ways(z: torch.Tensor, conv: bool) -> tuple[float, int]:
+    "In how many directions some rows of a tensor differ, and the most that were possible."
+    z = local(z.detach())
+    if conv and z.dim() > 2: z = z.movedim(1, -1)
+    rows = z.reshape(-1, z.shape[-1])
+    rows = rows[_some(len(rows), 64)].double()
+    about, most = rows - rows.mean(0), min(len(rows) - 1, rows.shape[1])
+    top = about.abs().max().item() if rows.numel() else 0.
+    if not top > 1e-4*rows.abs().max().item(): return 0., most         # nothing but rounding
+    return _directions(about/top), most
+
 class Ranks(_Recorder):
-    "Notes in how many directions the rows of layers' outputs and of sums differ."
+    "Notes in how many directions the rows of layers' inputs and outputs and of sums differ."
     def __init__(self):
         super().__init__()
-        self.found = {}           # node → (directions, most that were possible)
+        self.found = {}           # node → directions of what came in (or None) and of what came out
 
     def look(self, call):
         if call.node is None or call.node.kind not in ('weight', 'add'): return
-        z = local(call.out[0].detach())
+        z, conv = call.out[0], 'conv' in call.op
         if z.dim() < 2 or not z.is_floating_point() or call.node in self.found: return
-        rows = z.flatten(1) if 'conv' in call.op else z.reshape(-1, z.shape[-1])
-        rows = rows[_some(len(rows), 64)]
-        if min(rows.shape) < _KEYS: return
-        rows = rows - rows.mean(0)
-        self.found[call.node] = _directions(rows/rows.abs().max().clamp(min=1e-30)), len(rows) - 1
+        out, most = _ways(z, conv)
+        if most < _KEYS - 1: return
+        x = _arriving(call.given) if call.node.kind == 'weight' else None
+        self.found[call.node] = None if x is None or x.dim() < 2 else _ways(x, conv)[0], out
 
-# %% ../nbs/13d_outputs.ipynb #dde2f2a8
+# %% ../nbs/13d_outputs.ipynb #3eec0b00
 def rank(e: Evidence) -> Iterator[Finding | Skipped]:
     """Representations that differ in one direction only.
 
-    Most of what differs between rows lies in one direction at the end of the chain, and did not at
-    its beginning. Information: deep plain nets of Kaiming's weights do that and train. Not seen:
-    fewer than eight rows or features."""
+    A layer that maps what differs in several directions onto one; or most of what differs lies in
+    one direction at the end of the chain, and did not at its beginning. Information: deep plain
+    nets of Kaiming's weights do the second, and train. Not seen: fewer than eight rows or
+    features."""
     ranks = _recorder(e, Ranks, 'rank')
     if ranks is None: return (yield _blind(e, Ranks, 'rank'))
-    ends = {n for n, _ in e.flow.last}
+    if not ranks.found: return (yield Skipped('rank', '(model)', 'no layer of 8 rows and features'))
+    ends, seen = {n for n, _ in e.flow.last}, set()
+    for n, (before, after) in ranks.found.items():
+        layer = _layer([n], n.where)
+        if before is None or not (0 < after < 1.5 and before > 2 and e.wanted(layer)): continue
+        seen.add(layer)
+        yield Finding('rank', 'info', layer, after, before, None,
+                      f"{layer} maps what differs between inputs in {before:.2g} directions onto "
+                      f"{after:.2g}: its weights have, as good as, one row.",
+                      f'ini.init_(model.get_submodule({layer!r}))', '10_depth')
     chain = [n for n in e.flow.chain if n in ranks.found and n not in ends]
-    if len(chain) < 2: return (yield Skipped('rank', '(model)', 'no chain of two hidden layers'))
-    (first, _), (last, most) = ranks.found[chain[0]], ranks.found[chain[-1]]
+    if len(chain) < 2: return
+    (_, first), (_, last) = ranks.found[chain[0]], ranks.found[chain[-1]]
     layer = _layer(_origins(chain[-1]), chain[-1].where)
-    if last < 2 and first > 4 and e.wanted(layer):
+    if 0 < last < 2 and first > 4 and e.wanted(layer) and layer not in seen:
         yield Finding('rank', 'info', layer, last, first, None,
-                      f"What differs between inputs lies in {last:.2g} of {most} directions here, "
-                      f"in {first:.2g} at the beginning.", '', '10_depth')
+                      f"What differs between inputs lies in {last:.2g} directions here, and in "
+                      f"{first:.2g} at the beginning.", '', '10_depth')
 
-# %% ../nbs/13d_outputs.ipynb #3e5ed2ba
+# %% ../nbs/13d_outputs.ipynb #029eb709
 _ROUTES = {'topk', 'argmax', 'argmin', 'nonzero', 'sort', 'argsort', 'max', 'min', 'one_hot',
            'multinomial', 'bucketize', 'searchsorted'}      # a choice by numbers
 
 def _once_more(e: Evidence, values: dict, both: bool = False) -> list[dict]:
     "Forward and backward at these values: gradients by name, of the loss or else of the outputs."
     buffers = {n: b.detach().clone() for n, b in e.model.named_buffers()}
-    def copied(t): return t.detach().clone() if isinstance(t, torch.Tensor) else t
-    args, kwargs = tree_map(copied, (e.args, e.kwargs))
+    args, kwargs = e.batch()
     leaves = {n: v.detach().requires_grad_() for n, v in values.items() if v.is_floating_point()}
     out = functional_call(e.model, {**values, **leaves, **buffers}, args, kwargs)
     outs = [t for t in _floating(out) if t.requires_grad]
@@ -742,7 +763,7 @@ def _tried(e: Evidence, run: Callable) -> Any:
 def _values(e: Evidence) -> dict:
     return {n: p.detach().clone() for n, p in e.model.named_parameters()}
 
-# %% ../nbs/13d_outputs.ipynb #3b7684d4
+# %% ../nbs/13d_outputs.ipynb #0d7ee9ad
 @dataclass
 class _Steps:
     "What two steps showed of parameters without a gradient."
@@ -751,7 +772,9 @@ class _Steps:
     apart: list       # the loss does not depend on them, outputs do
     cut: list         # of those stuck: none at all, by what autograd knows
 
-def _moves(g) -> bool: return g is not None and bool(local(g).any())
+def _moves(g) -> bool:
+    g = None if g is None else local(g)
+    return g is not None and bool((g.to_dense() if g.is_sparse else g).any())
 
 def _two_steps(e: Evidence, zero: list[str]) -> _Steps:
     "Move what has a gradient, twice; what has one then?"

@@ -259,7 +259,7 @@ def test_a_fault_is_named_and_mended(make, check, at, may, mends, seed):
     torch.manual_seed(seed)
     model, x, loss = make()
     found = loud(audit(model, x, loss=loss))
-    assert at in [f.layer for f in found if f.check == check], found
+    assert [f.layer for f in found if f.check == check] == [at], found
     assert {f.check for f in found} <= may
     for f in found:
         assert f.severity == ('error' if f.check == 'no-gradient' else 'warning')
@@ -291,6 +291,16 @@ def two_images(): return cnn(), images()[:2], ce(10, 2)
 def a_tanh_net(): return mlp(nn.Tanh, depth=20), rows(), ce(10)
 @healthy
 def a_sigmoid_net(): return mlp(nn.Sigmoid), rows(), ce(10)
+@healthy
+def a_sigmoid_net_at_the_edge():
+    m = mlp(nn.Sigmoid)
+    ini.init_(m, nonlinearity='sigmoid', start='edge')
+    return m, rows(), None
+@healthy
+def a_tanh_net_of_std_three():
+    m = mlp(nn.Tanh, depth=1)
+    m[0].weight.data *= 3
+    return m, rows(), None
 @healthy
 def a_silu_net(): return mlp(nn.SiLU, depth=20, n=32), rows(), ce(10)
 @healthy
@@ -421,7 +431,7 @@ def skipped(found): return {f.check: f.reason for f in found if isinstance(f, Sk
 def test_what_does_not_apply_is_said():
     found = skipped(audit(L(24, 10), rows()))
     assert found['dead'].startswith('no layer feeds a ReLU') and 'no loss' in found['initial-loss']
-    assert {'attention', 'saturated', 'tied', 'rank'} <= found.keys()
+    assert {'attention', 'saturated', 'tied'} <= found.keys()
     found = skipped(audit(L(24, 10), rows(), loss=lambda out: out.square().mean()))
     assert 'no cross-entropy' in found['initial-loss']
     assert 'was given' in skipped(audit(transformer(tie=True), tokens()))['tied']
@@ -575,6 +585,33 @@ def test_a_loss_inside_the_model_is_seen():
     first = FirstLoss()
     measure(whole, (rows(),), recorders=[first])
     assert first.found[0].classes == 10 and first.found[0].node.params == ('m.8.weight',)
+
+@pytest.mark.parametrize('make, at', [(mlp, '2'), (cnn, '2'), (residual, 'blocks.1.1')])
+def test_a_layer_of_rank_one_is_mentioned(make, at):
+    torch.manual_seed(0)
+    m, x = make(), images() if make is cnn else rows()
+    def ranks(): return [f for f in audit(m, x) if isinstance(f, Finding) and f.check == 'rank']
+    assert not ranks()
+    w = m.get_submodule(at).weight.data
+    w.copy_((torch.randn(len(w), 1) @ torch.randn(1, w[0].numel())).reshape(w.shape)/5)
+    found = ranks()
+    assert [f.layer for f in found][0] == at and found[0].severity == 'info'
+    repair(m, found[:1])
+    assert not ranks()
+
+def test_a_hot_tied_head_is_found_behind_a_copy_of_the_logits():
+    torch.manual_seed(0)
+    m, x, y = transformer(tie=True), tokens(), torch.randint(0, 60, (4*15,))
+    def loss(out): return F.cross_entropy(out[:, :-1].reshape(-1, 60), y)
+    assert {f.check for f in loud(audit(m, x, loss=loss))} == {'tied', 'initial-loss'}
+
+def test_gradients_may_be_sparse():
+    torch.manual_seed(0)
+    m = Net(lambda s, i: s.head(s.e(i).mean(1)), e=nn.Embedding(60, 24, sparse=True),
+            head=L(24, 10))
+    nn.init.zeros_(m.head.weight)
+    y = ce(10, 4)
+    assert not loud(audit(m, tokens(), loss=y))
 
 def test_uniform_attention_of_keys_that_are_alike_is_mentioned():
     m = transformer()
