@@ -806,7 +806,7 @@ def _random(e, w):
     other = e.builds and e.builds.other.get(w.name)
     return other is not None and not _same(w, other) or _fresh(w, e.tests)
 
-# %% ../nbs/13b_weights.ipynb #4c4feda3
+# %% ../nbs/13b_weights.ipynb #c135e50f
 def bias_before_norm(e: Evidence) -> Iterator[Finding | Skipped]:
     """A layer's bias that the norm behind it takes away: batch and instance norm, by the graph.
 
@@ -828,8 +828,8 @@ def bias_before_norm(e: Evidence) -> Iterator[Finding | Skipped]:
         r = owners.get(layer.shifts[0])
         if r is None or r.role != 'bias' or not e.wanted(r.layer): continue
         yield Finding('batch-norm', 'info', r.layer, 'a bias', 'none', None,
-                      f"{n.where} subtracts each channel's mean, and with it {r.name}: this bias "
-                      "has no effect, and no gradient.",
+                      f"In training {n.where} subtracts each channel's mean, and with it {r.name}: "
+                      "this bias has no effect, and no gradient.",
                       f"{_module(r.layer)}.register_parameter('bias', None)", '12_residual')
 
 _CENTERING = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm

@@ -625,7 +625,7 @@ def _(family, r, faulty):
 @torch.no_grad()
 def _(family, r, faulty):
     norm = dict(plain='layer', convolutional='batch').get(family)
-    kw = dict(norm=norm) if norm else dict(images=False, tokens=True)
+    kw = dict(norm=norm) if norm else dict(images=False, tokens=family == 'transformer')
     model = build(d := design(family, r, tied=False, depth=3, **kw))
     if family == 'convolutional': model.pool, model.flat = nn.Flatten(), nn.Identity()
     if family == 'convolutional': model.head = start_(nn.Linear(d.width*64, d.classes), .3)

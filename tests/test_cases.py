@@ -58,8 +58,8 @@ def test_cases_differ():
             v.shape != other[k].shape or not torch.equal(v, other[k]) for k, v in state.items())
 
 def test_pairs_in_short():
-    "One for each check, of all families."
-    of = {check: [c for c in CASES if c.checks[0] == check] for check in CHECKS}
+    "One for every second check, of all families."
+    of = {check: [c for c in CASES if c.checks[0] == check] for check in CHECKS[::2]}
     judged([(cases[7*i % len(cases)], SEED) for i, cases in enumerate(of.values())])
 
 @pytest.mark.slow
@@ -170,11 +170,6 @@ def test_architectures(name, training):
     errors = [f'{f.check} at {f.layer}: {f.message}' for f in report.findings
               if f.severity == 'error']
     assert not errors
-
-def test_gpt2_is_unchanged():
-    model, batch = quiet('GPT-2', True)
-    assert not [f for f in looked_at(model, loss=token_loss, **batch).findings
-                if f.severity == 'error']
 
 def torch_nets():
     def encoder(**kw):

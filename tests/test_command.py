@@ -90,6 +90,14 @@ def test_exit_codes_and_gates(run):
     assert run('net:alike', *INPUT, '--allow', 'seed', 'symmetry:a*', '--allow', 'rank', 'mean',
                'scale', '--fail-on', 'error')[0] == 0
 
+@pytest.mark.parametrize('severity, codes', [('info', (0, 0)), ('warning', (1, 0)),
+                                             ('error', (1, 1))])
+def test_the_gate_is_the_one_asked_for(monkeypatch, run, severity, codes):
+    audit = sys.modules['initnotes.audit']
+    found = audit.Finding('tied', severity, 'a', 1., 2., None, 'so', '')
+    monkeypatch.setattr(audit, 'audit', lambda *args, **kw: audit.AuditReport([found]))
+    assert tuple(run('net:Net', *INPUT, *more)[0] for more in ((), ('--fail-on', 'error'))) == codes
+
 def test_json(run):
     code, out, err = run('net:alike', *INPUT, '--json')
     found = json.loads(out)

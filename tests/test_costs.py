@@ -1,4 +1,4 @@
-"What `audit` calls an error costs something in training, and what costs much has a name: audit.csv."
+"What `audit` calls an error costs something in training, what costs much has a name: audit.csv."
 import functools
 
 import pytest, torch

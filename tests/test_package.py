@@ -144,7 +144,8 @@ def test_versions_in_constraints_are_plain():
 @pytest.mark.slow
 def test_readme_code_runs():
     "The README's examples for practitioners, as they stand."
-    blocks = re.findall(r'```python\n(.*?)```', (ROOT/'README.md').read_text(encoding='utf-8'), re.S)
+    readme = (ROOT/'README.md').read_text(encoding='utf-8')
+    blocks = re.findall(r'```python\n(.*?)```', readme, re.S)
     code = '\n'.join(b for b in blocks if not re.match(r'# \w+\.py\n', b))    # but files
     python(code)
     import initnotes
@@ -182,7 +183,8 @@ def test_five_minutes_from_the_wheel(installed, tmp_path):
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
     env['PATH'] = os.pathsep.join([str(installed), env['PATH']])
     def run(line):
-        done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True)
+        done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True,
+                              text=True)
         return done.returncode, done.stdout, done.stderr
     (_, broken), (_, shown), (_, healthy), (_, tested) = as_pasted(section, tmp_path, run)
     assert broken[0] == 1 and broken[2] == '', broken

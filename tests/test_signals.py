@@ -39,7 +39,7 @@ def test_healthy_plain_nets(act, name, depth):
 
 @pytest.mark.parametrize('factor', [.7, 1.42])
 def test_a_drift_is_named_where_it_is_material(factor):
-    "Each layer multiplies the mean square by factor²: the first depth beyond e⁶ is the first named."
+    "Each layer multiplies the mean square by factor²: from e⁶ on it is named."
     torch.manual_seed(0)
     first = 6/abs(2*math.log(factor))
     for depth, sick in ((int(first) - 3, False), (int(first) + 5, True)):
@@ -186,4 +186,5 @@ def test_bands_hold_what_is_healthy():
     assert [r['layer'] for r in rows] == ['input', *(str(2*i) for i in range(12))]
     for r in rows:
         for k in ('signal', 'gradient', 'apart'):
-            assert k not in r or r.get(f'{k}_low', -math.inf) <= r[k] <= r.get(f'{k}_high', math.inf)
+            low, high = r.get(f'{k}_low', -math.inf), r.get(f'{k}_high', math.inf)
+            assert k not in r or low <= r[k] <= high

@@ -210,7 +210,8 @@ def test_gradients_drift_by_what_the_name_says(k):
     "Measured in nets of width 256, by a random gradient at the outputs."
     x, seen = torch.randn(8, 196), []
     x = x/x.square().mean(1, keepdim=True).sqrt()
-    net, _ = ex.started(mlp(f'gradient {k:+d}', depth=20, activation='tanh', width=256), range(6), x)
+    arm = mlp(f'gradient {k:+d}', depth=20, activation='tanh', width=256)
+    net, _ = ex.started(arm, range(6), x)
     def look(_, z):
         seen.append(z.requires_grad_() if z.is_leaf else z)
         seen[-1].retain_grad()
@@ -218,7 +219,7 @@ def test_gradients_drift_by_what_the_name_says(k):
     out = net(x.expand(6, 8, 196), look)
     out.backward(torch.randn_like(out))
     first, last = (seen[i].grad.square().sum((1, 2)).log() for i in (0, -2))
-    mean, half = ex.interval(first - last, tail=2.87e-5)   # of 5 draws: four standard errors' chance
+    mean, half = ex.interval(first - last, tail=2.87e-5)   # the chance of four standard errors
     assert abs(mean - k) < half + 20/256
 
 def kinds(net, k):
@@ -227,7 +228,7 @@ def kinds(net, k):
 
 @pytest.mark.parametrize('size', [2, 8, 64])
 def test_units_alike(size):
-    "In groups; the next layer treats them alike, too, only on both sides, and the function is the same."
+    "In groups; only on both sides the next layer treats them alike, too."
     net, x = nets(f'alike by {size}', width=64), torch.randn(3, 20, 30)
     assert all(kinds(net, k) == [64//size]*3 for k in range(4)) and kinds(net, 4) == [10]*3
     assert [len(w.unique(dim=0)) for w in net.w[1]] == [64]*3
@@ -237,7 +238,8 @@ def test_units_alike(size):
     with torch.no_grad(): assert torch.allclose(net(x), both(x), rtol=1e-3, atol=1e-4)
 
 def test_only_units_that_the_next_layer_treats_alike_stay_alike():
-    for start, stay in (('alike by 2', False), ('alike by 2, both sides', True), ('constant', True)):
+    starts = ('alike by 2', False), ('alike by 2, both sides', True), ('constant', True)
+    for start, stay in starts:
         net = nets(start, steps=10, activation='tanh')
         close = [torch.allclose(w[..., ::2], w[..., 1::2], rtol=1e-4, atol=1e-6) for w in net.w[:4]]
         assert close == [stay]*4

@@ -118,7 +118,7 @@ def test_a_layer_far_too_small_on_the_way_of_every_signal(family):
     check_of(lambda m: m.weight.div_(1000), family, 'scale', 'warning')
 
 @family
-@pytest.mark.parametrize('factor', (1/3, 1/50, 0))
+@pytest.mark.parametrize('factor', (1/3, 1e-4, 0))
 def test_a_smaller_head_or_branch_is_healthy(family, factor):
     model, batch, _ = hidden(family)
     with torch.no_grad():

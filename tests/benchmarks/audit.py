@@ -112,7 +112,7 @@ def torchmortem(make, args, loss, factory):
     from torchmortem import Autopsy, SamplingConfig
     model = make()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    with Autopsy(model, optimizer=optimizer, sampling=SamplingConfig(expensive_interval=5)) as a:
+    with Autopsy(model, optimizer=optimizer, sampling=SamplingConfig(expensive_interval=10)) as a:
         for _ in range(25):
             optimizer.zero_grad()
             value = scalar(loss, model(*args))
