@@ -358,7 +358,7 @@ class Evidence:
         "The batch as a copy, which a model may write into."
         return _copies((self.args, self.kwargs))
 
-# %% ../nbs/13a_evidence.ipynb #6ad8d267
+# %% ../nbs/13a_evidence.ipynb #2222f154
 def _batch_dim(model, given):
     "Where the items of the batch are: dimension 1 if a module that takes time first gets them."
     first = next((t for t in given if t.dim()), None)
@@ -401,6 +401,7 @@ def _sorted(flow, records, found):
     for r in records:
         g, same = found.get(id(r.value)), names[id(r.value)]
         if id(r.value) not in found: continue
+        if g is not None and g.layout != torch.strided: g = g.to_dense()
         if g is None and not used.intersection(same): flow.unreached.append(r.name)
         elif g is None or not local(g).any(): flow.zero_grad.append(r.name)
         elif not local(g).isfinite().all(): flow.infinite.append(r.name)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bands']
 
-# %% ../nbs/13c_signals.ipynb #7a170fdf
+# %% ../nbs/13c_signals.ipynb #7caccac6
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from .evidence import Evidence, Finding, Skipped, _level, measure
 from .isometry import _in_logs
 from .stream import _branches
 from .thresholds import MATERIAL, allowed
+from .undisturbed import unwatched
 
 # %% ../nbs/13c_signals.ipynb #9e5ba3d1
 @dataclass(eq=False)
@@ -98,7 +99,7 @@ def _found(e):
     trail.spread = _spreads(trail)
     return trail
 
-# %% ../nbs/13c_signals.ipynb #c94dbee0
+# %% ../nbs/13c_signals.ipynb #a096d615
 def _links(e):
     "The layers and what lies between them, as far as they are known; found once."
     if not hasattr(e, '_links'):
@@ -112,6 +113,7 @@ def _activations(e):
     return {l.name: (l.source.name, l.before) for l in _links(e)
             if l.call == 1 and l.source is not None}
 
+@unwatched
 def _slope(fs, q, kept):
     "Slope of the length map in logs, and κ − 1, of activations at mean square q."
     key = tuple(map(repr, fs)), round(math.log(q), 1)
@@ -376,7 +378,7 @@ def _without_constant(trail, places, values):
     kind = 'zeros_({})' if named[name].dim() < 2 else 'normal_({}, std=.02)'
     return 'nn.init.' + kind.format(f"model.get_parameter('{name}')")
 
-# %% ../nbs/13c_signals.ipynb #531d3d17
+# %% ../nbs/13c_signals.ipynb #e61dbdae
 def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
     "A plain net has more layers than six correlation lengths of its weights and biases."
     trail = _trail(e)
@@ -391,7 +393,7 @@ def too_deep(e: Evidence) -> Iterator[Finding | Skipped]:
     if name in ('relu', 'leaky_relu') and not any(l.b_var for l in found):
         why = 'without biases angles shrink by a power of the depth only, whatever the scale'
         return (yield Skipped('too-deep', mid.name, why))
-    try: xi = correlation_length(name, mid.w_var, mid.b_var)
+    try: xi = unwatched(correlation_length)(name, mid.w_var, mid.b_var)
     except InputError as error: return (yield Skipped('too-deep', mid.name, str(error)))
     depth = sum(n.kind == 'weight' for n in trail.nodes)
     if depth <= MATERIAL*xi: return
@@ -440,7 +442,7 @@ def residual(e: Evidence) -> Iterator[Finding | Skipped]:
             f"The first branch adds {_factor(power - skip)} times the power of what came in: it "
             "drowns it.", '', '12_residual')
 
-# %% ../nbs/13c_signals.ipynb #21d7f40d
+# %% ../nbs/13c_signals.ipynb #b132352e
 def batch_norm(e: Evidence) -> Iterator[Finding | Skipped]:
     "Batch-norm without skips lets the gradient grow by π/(π − 1) a layer: Yang et al. 2019."
     trail = _trail(e)
@@ -479,7 +481,8 @@ def inputs(e: Evidence) -> Iterator[Finding | Skipped]:
     "What goes in: its mean and mean square."
     if e.flow is None: return (yield Skipped('input', '(model)', e.stopped))
     given = [t for t in (*e.args, *e.kwargs.values()) if isinstance(t, torch.Tensor)]
-    given = [t for t in given if t.is_floating_point() and t.numel() > 1]
+    given = [t for t in given if t.is_floating_point() and t.numel() > 1
+             and t.layout == torch.strided]
     if not given: return (yield Skipped('input', '(model)', 'no input of real numbers'))
     for t in given:
         x = t.detach().double()
