@@ -476,8 +476,9 @@ def _place(err):
     "The last line of the user's own code in an exception's traceback, or nothing."
     libraries = tuple(str(Path(sys.modules[m].__file__).parent)
                       for m in ('torch', 'importlib', 'initnotes'))
-    own = [f for f in traceback.extract_tb(err.__traceback__)
-           if not f.filename.startswith((*libraries, '<'))]
+    frames = traceback.extract_tb(err.__traceback__)
+    ours = next((i for i, f in enumerate(frames) if f.filename.startswith(libraries[-1])), 0)
+    own = [f for f in frames[ours:] if not f.filename.startswith((*libraries, '<'))]
     return f' ({own[-1].filename}, line {own[-1].lineno})' if own else ''
 
 def _imported(module):
