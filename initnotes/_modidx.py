@@ -1283,6 +1283,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'initnotes.weights._own_law': ('weights.html#_own_law', 'initnotes/weights.py'),
                                    'initnotes.weights._owner': ('weights.html#_owner', 'initnotes/weights.py'),
                                    'initnotes.weights._random': ('weights.html#_random', 'initnotes/weights.py'),
+                                   'initnotes.weights._read_anew': ('weights.html#_read_anew', 'initnotes/weights.py'),
                                    'initnotes.weights._redraw': ('weights.html#_redraw', 'initnotes/weights.py'),
                                    'initnotes.weights._repeated': ('weights.html#_repeated', 'initnotes/weights.py'),
                                    'initnotes.weights._rescaled': ('weights.html#_rescaled', 'initnotes/weights.py'),

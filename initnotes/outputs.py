@@ -647,7 +647,7 @@ def initial_loss(e: Evidence) -> Iterator[Finding | Skipped]:
             'initial-loss', 'warning', layer, f.value, lnc, None,
             f"The loss begins at {f.value:.4g}, where knowing nothing costs ln C = {lnc:.4g}: the "
             f"logits' std is {s:.3g}, and past √(2 ln C) = {freezing(f.classes):.3g} the head is "
-            "sure of a random class. The first steps only unlearn that.",
+            "sure of something before it has seen a label. The first steps only unlearn that.",
             _smaller(e, f, heads), '12_residual')
 
 # %% ../nbs/13d_outputs.ipynb #c5f2f9ce

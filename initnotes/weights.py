@@ -712,9 +712,17 @@ def _behind(e, w):
         ops.append(n.op)
     return ops
 
+def _read_anew(w):
+    """The std that keeps a layer's output when its inputs, equal in groups until now, differ.
+
+    A sum of pairs of equal numbers has twice the variance of one of as many different ones."""
+    columns = _units(w).flatten(0, 1).T
+    count = len(columns) - sum(len(g) - 1 for g in _equal_rows(columns))
+    return w.rms*math.sqrt(len(columns)/count)
+
 def _symmetric(e, w, share, how, severity):
     "The finding."
-    std, source = _fresh_std(e, w) if share == 'all' else (w.rms, '')
+    std, source = _fresh_std(e, w) if share == 'all' else (_read_anew(w), '')
     return Finding('symmetry', severity, w.parameter.layer, f'{share} {how}', 'all different', None,
                    f"{share} units of {w.parameter.layer} are {how}. They see the same input and "
                    "give the same output: until what follows tells them apart they learn the same, "
