@@ -260,7 +260,7 @@ for n in (2, 8, 32, 64): FAULTS[f'alike by {n}'] = lambda w, b, n=n: alike(w, n)
 for n in (2, 8, 64): FAULTS[f'alike by {n}, both sides'] = lambda w, b, n=n: alike(w, n, True)
 for n in (3, 10, 30): FAULTS[f'head x{n}'] = lambda w, b, n=n: _scaled(w[-1:], n)
 for n in (1, 2, 3): FAULTS[f'bias -{n}'] = lambda w, b, n=n: b[1].fill_(-n*2**.5)
-STARTS |= {name: partial(spoiled_, how=how) for name, how in FAULTS.items()}
+STARTS.update({name: partial(spoiled_, how=how) for name, how in FAULTS.items()})
 
 # %% ../nbs/11a_trained.ipynb #a11d0006
 def one_seed_(net: Stacked, generators: list, x: torch.Tensor) -> None:
@@ -283,5 +283,5 @@ def same_blocks_(net: GPT, generators: list, x: torch.Tensor) -> None:
     weighed_(net, generators, x, None)
     for k in range(5, len(net.w)): net.w[k].copy_(net.w[k - 4])
 
-STARTS |= {f'attention {std}': partial(sharp_, std=std) for std in (4, 8)}
+STARTS.update({f'attention {std}': partial(sharp_, std=std) for std in (4, 8)})
 STARTS |= {'one seed': one_seed_, 'blocks cloned': same_blocks_}
