@@ -207,7 +207,7 @@ def centered_(net: Stacked, generators: list, x: torch.Tensor) -> None:
 for k in range(-12, 13, 3): STARTS[f'signal {k:+d}'] = partial(drifting_, drift=k)
 for k, w_var in BACKWARD.items():
     STARTS[f'gradient {k:+d}'] = partial(variances_, w_var=w_var, b_var=.05)
-STARTS['centered'] = centered_
+STARTS.update(centered=centered_)
 
 # %% ../nbs/11a_trained.ipynb #a11d0004
 def spoiled_(
