@@ -26,7 +26,7 @@ from .weights import build
 from . import outputs, signals, weights
 
 # %% ../nbs/13e_checks.ipynb #5ee04968
-SEVERITIES = 'error', 'warning', 'info'
+SEVERITIES = ('error', 'warning', 'info')
 _ALIKE = 3       # findings of one check that get a paragraph; of the others the table tells
 _LINES = 6       # of a repair
 
