@@ -879,6 +879,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'initnotes.signals._found': ('signals.html#_found', 'initnotes/signals.py'),
                                    'initnotes.signals._fresh': ('signals.html#_fresh', 'initnotes/signals.py'),
                                    'initnotes.signals._links': ('signals.html#_links', 'initnotes/signals.py'),
+                                   'initnotes.signals._log_apart': ('signals.html#_log_apart', 'initnotes/signals.py'),
                                    'initnotes.signals._pace': ('signals.html#_pace', 'initnotes/signals.py'),
                                    'initnotes.signals._pieces': ('signals.html#_pieces', 'initnotes/signals.py'),
                                    'initnotes.signals._places': ('signals.html#_places', 'initnotes/signals.py'),

@@ -336,11 +336,15 @@ def similarity(e: Evidence) -> Iterator[Finding | Skipped]:
         if first < 1e-10:
             yield Skipped('similarity', places[0].where, 'the inputs of this batch are all alike')
             continue
-        values = [-math.log(max(trail.seen(n).apart, 1e-16)) for n in places]
+        values = [-_log_apart(trail.seen(n)) for n in places]
         walk = [(0., v) for _, v in _walk(trail, places, curved=False)]
         worst = _worst(trail, places, values, walk)
         if worst is None or worst[0] <= 1 or worst[1] < 0 and trail.norms(nodes): continue
         yield _alike(trail, places, values, walk, worst)
+
+def _log_apart(seen):
+    "ln of 1 − cosine; what is smaller than rounding makes it is not told apart."
+    return math.log(max(seen.apart, torch.finfo(seen.dtype).eps**2, 1e-16))
 
 def _unpooled(trail):
     "Places between pools, the input first."
@@ -547,7 +551,7 @@ def bands(e: Evidence) -> list[dict]:
     for nodes in _unpooled(trail):
         pairs = [n for n in nodes if trail.seen(n).apart]
         if not pairs: continue
-        add('apart', pairs, [math.log(trail.seen(n).apart) for n in pairs], False)
+        add('apart', pairs, [_log_apart(trail.seen(n)) for n in pairs], False)
     return list(rows.values())
 
 # %% ../nbs/13c_signals.ipynb #c2265a61
