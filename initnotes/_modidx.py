@@ -869,7 +869,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'initnotes.signals._acting': ('signals.html#_acting', 'initnotes/signals.py'),
                                    'initnotes.signals._activations': ('signals.html#_activations', 'initnotes/signals.py'),
                                    'initnotes.signals._alike': ('signals.html#_alike', 'initnotes/signals.py'),
-                                   'initnotes.signals._as_torch_made': ('signals.html#_as_torch_made', 'initnotes/signals.py'),
                                    'initnotes.signals._backward_values': ('signals.html#_backward_values', 'initnotes/signals.py'),
                                    'initnotes.signals._band': ('signals.html#_band', 'initnotes/signals.py'),
                                    'initnotes.signals._batch_normed': ('signals.html#_batch_normed', 'initnotes/signals.py'),

@@ -195,7 +195,9 @@ class AuditReport(_Formats):
     """What `audit` found: a dict per finding, errors first. Its keys:
 
     name, kind: the module, and its class; why, note: empty, there as in every report
-    check, severity, layer, measured, predicted, se, message, fix, lesson: as a `Finding` has them
+    check, severity, layer, measured, predicted, se, message, fix, lesson: as a `Finding` has them;
+    of forward, backward, similarity and residual measured and predicted are natural logs
+
     `findings` has them as objects; `skipped` says what was not looked at, and why; `looked` what
     was: model, parameters, layers, inputs (independent ones in the batch), tests, checks, and
     chain: a dict for each layer from the batch to the outputs, as `plot` draws it."""
@@ -403,8 +405,9 @@ def audit(
     It is measured in the mode it is in, without dropout, by at most four forward and backward
     passes, and left as it was: parameters, buffers, modes, gradients, hooks, random states. A
     factory is also built three times, to compare seeds and to find what it never writes.
-    An error: it will not train, or not as written. A warning: it costs something that can be
-    stated. An info never fails a gate (`ok`, `assert_healthy`). Bad input raises `InputError`."""
+    An error: it will not train, or not as written. A warning: it may cost something, or is
+    hardly ever meant. An info never fails a gate (`ok`, `assert_healthy`). Bad input raises
+    `InputError`."""
     from tqdm import tqdm
     patterns = _patterns(allow)
     with tqdm(total=len(CHECKS) + 2, desc='audit', delay=1, leave=False, disable=None) as bar:

@@ -10,12 +10,11 @@ import dataclasses, math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 import torch
 from torch import nn
 from .report import InputError
-from .layers import ParameterRole, fans_of, local, modules_of, parameters_of
+from .layers import ParameterRole, local, modules_of, parameters_of
 from .calibrate import _copies
 from .chain import _ready, _tensors
 from .stream import _Flow, _Look, _Node, _arguments, _named, _weights_before
@@ -31,7 +30,8 @@ class Finding:
     predicted: float | str | None   # by theory, for a healthy model
     se: float | None        # one standard error of the measured about the predicted
     message: str            # what is seen, and why it matters
-    fix: str                # Python that repairs it, of `model`, `ini`, `nn`, `torch`; '': none
+    fix: str                # Python that repairs it, of `model`, `ini`, `nn`, `torch` and `batch`
+                            # (the arguments, a tuple); '': none
     lesson: str = ''        # the notebook that explains it
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def _chains(flow):
     "The longest chain that begins at one source; of sources that differ between items."
     ends, best = {n for n, _ in flow.last}, []
     first = [n for n in flow.nodes if not n.came]
-    for s in first[:64]:
+    for s in first[:64]:          # an unrolled recurrence has one for each step
         seen = flow.seen.get(s)
         if seen and seen.apart is not None and seen.apart < 1e-12: continue     # token types
         found = _chain(flow.nodes, {s}, ends)

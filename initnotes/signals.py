@@ -14,11 +14,12 @@ from torch import nn
 from .report import InputError
 from .chain import links
 from .depth import correlation_length
-from .evidence import Evidence, Finding, Skipped, _level, measure
+from .evidence import Evidence, Finding, Skipped, _level
 from .isometry import _in_logs
 from .stream import _branches
 from .thresholds import MATERIAL, allowed
 from .undisturbed import unwatched
+from .weights import _is_default, _looked
 
 # %% ../nbs/13c_signals.ipynb #9e5ba3d1
 @dataclass(eq=False)
@@ -210,21 +211,14 @@ def forward(e: Evidence) -> Iterator[Finding | Skipped]:
             _rescue(e, trail), '05_kaiming')
 
 # %% ../nbs/13c_signals.ipynb #cbfc6ca9
-def _as_torch_made(module):
-    "Are its weights uniform within ±1/√fan_in, as PyTorch draws them?"
-    w = getattr(module, 'weight', None)
-    if not isinstance(w, torch.Tensor) or w.dim() < 2 or not w.is_floating_point(): return False
-    w, bound = w.detach().double(), w[0].numel()**-.5
-    return bool(w.abs().max() <= bound*(1 + 1e-4)) and abs(w.std().item()*3**.5/bound - 1) < .1
-
 def _cause(e, nodes):
     "A sentence that says what the layers have in common, or nothing."
-    modules = dict(e.model.named_modules())
-    layers = [modules[n.where] for n in nodes if n.kind == 'weight' and n.where in modules]
-    if len(layers) > 1 and sum(map(_as_torch_made, layers)) > .9*len(layers):
-        return ("These layers are as PyTorch makes them, uniform in ±1/√fan_in, whose variance is "
-                "a third of 1/fan_in (lesson 04). ")
-    return ''
+    weights = _looked(e)[0]
+    own = [weights[p] for n in nodes if n.kind == 'weight' for p in n.params if p in weights]
+    told = [_is_default(w, e.tests) for w in own]
+    if len(own) < 2 or sum(map(bool, told)) <= .9*len(own): return ''
+    return ("These layers are as PyTorch makes them, uniform in ±1/√fan_in, whose variance is "
+            "a third of 1/fan_in (lesson 04). ")
 
 _NAMED = 'relu leaky_relu gelu silu mish tanh elu selu softplus sigmoid hardswish'.split()
 

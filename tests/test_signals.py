@@ -54,6 +54,12 @@ def test_a_finding_says_what_was_measured():
     assert abs(f.predicted) < f.se**2                           # −v/2
     assert abs(f.measured - f.predicted) > allowed(f.se)
 
+def test_the_cause_is_named():
+    torch.manual_seed(0)
+    assert 'as PyTorch makes them' in found(plain(20), X)['backward'].message
+    sick = started(plain(20, bias=False), .5)
+    assert 'as PyTorch makes them' not in found(sick, X)['forward'].message
+
 def test_order_and_chaos():
     torch.manual_seed(0)
     order = found(started(plain(40, nn.Tanh), .7, bias_std=.3, nonlinearity='linear'), X)

@@ -32,7 +32,7 @@ sys.path.insert(0, str(HERE.parent))
 import torch
 from torch import nn
 from audit_cases import CASES
-from ratios import seconds
+from ratios import into_readme, seconds
 
 torch.set_num_threads(1)
 warnings.simplefilter('ignore')
@@ -212,15 +212,6 @@ def cost(depths=(10, 40, 160), width=256, B=256, repeat=5):
         print(f'audit of {depth} layers, against one forward and backward: {mid:.1f}× '
               f'({low:.1f} to {high:.1f}; {ours:,.0f} ms against {theirs:,.1f} ms)')
 
-def into_readme(text):
-    readme = HERE.parent.parent/'README.md'
-    new, n = re.subn(r'(<!-- begin audit -->\n).*?(<!-- end audit -->)',
-                     lambda m: f'{m[1]}\n{text}\n\n{m[2]}', readme.read_text(encoding='utf-8'),
-                     flags=re.S)
-    if n != 1: raise SystemExit('README.md: expected one block <!-- begin audit --> … '
-                                '<!-- end audit -->')
-    readme.write_text(new, encoding='utf-8')
-
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description='audit beside other tools, and its cost')
     parser.add_argument('--seeds', type=int, default=3)
@@ -231,5 +222,5 @@ if __name__ == '__main__':
     if not given.cost:
         text = table(range(given.seeds))
         print(text)
-        if given.readme: into_readme(text)
+        if given.readme: into_readme('audit', text)
     cost()

@@ -9,13 +9,12 @@ The growth that theory predicts: in a pre-norm net what the branches add does no
 stream's size, and independent terms add up in the mean square: √(1 + Σ branch²/first²). A norm on
 the stream itself leaves an rms of 1. A ResNet's stream goes through ReLUs: neither holds of it."""
 import math, os, re, sys, warnings
-from pathlib import Path
 
 os.environ['HF_HUB_OFFLINE'] = '1'
 import torch, transformers
 import torch.nn.functional as F
 from initnotes import branches, init_
-from ratios import report
+from ratios import into_readme, report
 
 torch.set_num_threads(1)
 warnings.simplefilter('ignore')
@@ -148,10 +147,4 @@ table = table.replace('\n', '\n' + '|---'*len(head) + '|\n', 1)
 print(table)
 times()
 if '--readme' in sys.argv:
-    readme = Path(__file__).resolve().parent.parent.parent/'README.md'
-    text_, n = re.subn(r'(<!-- begin branches -->\n).*?(<!-- end branches -->)',
-                       lambda m: f'{m[1]}\n{table}\n\n{m[2]}', readme.read_text(encoding='utf-8'),
-                       flags=re.S)
-    if n != 1: raise SystemExit('README.md: expected one block <!-- begin branches --> … <!-- end '
-                                'branches -->')
-    readme.write_text(text_, encoding='utf-8')
+    into_readme('branches', table)

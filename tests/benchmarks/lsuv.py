@@ -11,7 +11,7 @@ import torch
 from lsuv import lsuv_with_singlebatch
 from torch import nn
 from initnotes import ConvLayer, lsuv_
-from ratios import report
+from ratios import into_readme, report
 
 torch.set_num_threads(1)
 report = functools.partial(report, clock=time.process_time)
@@ -115,10 +115,4 @@ table = '\n'.join(['| ' + ' | '.join(r) + ' |' for r in (head, *rows)])
 table = table.replace('\n', '\n' + '|---'*len(head) + '|\n', 1)
 print(table)
 if '--readme' in sys.argv:
-    readme = Path(__file__).resolve().parent.parent.parent/'README.md'
-    text, n = re.subn(r'(<!-- begin lsuv -->\n).*?(<!-- end lsuv -->)',
-                      lambda m: f'{m[1]}\n{table}\n\n{m[2]}', readme.read_text(encoding='utf-8'),
-                      flags=re.S)
-    if n != 1:
-        raise SystemExit('README.md: expected one block <!-- begin lsuv --> … <!-- end lsuv -->')
-    readme.write_text(text, encoding='utf-8')
+    into_readme('lsuv', table)

@@ -1,5 +1,6 @@
 "How the benchmarks measure: two pieces of work in turns, and the median ratio with its spread."
-import statistics, time
+import re, statistics, time
+from pathlib import Path
 
 def seconds(f, clock=time.perf_counter):
     start = clock(); f()
@@ -19,3 +20,13 @@ def report(what, ours, theirs, limit, repeat=15, faster=False, clock=time.perf_c
           f"to reach: {'at least ' if faster else ''}{limit}×  "
           f"{'reached' if reached else 'NOT REACHED'}")
     return low, mid, high
+
+def into_readme(block, text):
+    "Write a text into the README's block of this name."
+    readme, ends = Path(__file__).resolve().parents[2]/'README.md', f'{block} -->'
+    new, n = re.subn(rf'(<!-- begin {ends}\n).*?(<!-- end {ends})',
+                     lambda m: f'{m[1]}\n{text}\n\n{m[2]}', readme.read_text(encoding='utf-8'),
+                     flags=re.S)
+    if n != 1:
+        raise SystemExit(f'README.md: expected one block <!-- begin {ends} … <!-- end {ends}')
+    readme.write_text(new, encoding='utf-8')
