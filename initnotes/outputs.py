@@ -716,9 +716,10 @@ def rank(e: Evidence) -> Iterator[Finding | Skipped]:
     if ranks is None: return (yield _blind(e, Ranks, 'rank'))
     if not ranks.found: return (yield Skipped('rank', '(model)', 'no layer of 8 rows and features'))
     ends, seen = {n for n, _ in e.flow.last}, set()
+    one = 1 + 2*math.exp(-MATERIAL)         # less than e⁻⁶ of what differs lies elsewhere
     for n, (before, after) in ranks.found.items():
         layer = _layer([n], n.where)
-        if before is None or not (0 < after < 1.5 and before > 2 and e.wanted(layer)): continue
+        if before is None or not (0 < after < one and before > 2 and e.wanted(layer)): continue
         seen.add(layer)
         yield Finding('rank', 'info', layer, after, before, None,
                       f"{layer} maps what differs between inputs in {before:.2g} directions onto "
