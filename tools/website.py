@@ -14,9 +14,9 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-import apidoc, readme
+import apidoc, pages, readme
 from instep import code, directives, guess_of, module_of, source
-from notebooks import GUESS, LEDGER
+from notebooks import GUESS, LEDGER, text
 
 ROOT = Path(__file__).resolve().parent.parent
 CFG = ConfigParser(delimiters=['='])
@@ -41,10 +41,18 @@ def code_cell(cell, in_solution):
     meta = dict(tags=[t for t, on in tags.items() if on])
     if said.get('fig-alt'):
         meta['mystnb'] = dict(image=dict(alt=said['fig-alt']))
-    outputs = [{**o, 'data': {mime: x for mime, x in o['data'].items()
-                        if mime not in (LEDGER, GUESS)}}   # which are text, or Markdown, too
-               if 'data' in o else o for o in cell['outputs']]
-    return {**cell, 'metadata': meta, 'source': code(cell).strip('\n'), 'outputs': outputs}
+    return {**cell, 'metadata': meta, 'source': code(cell).strip('\n'),
+            'outputs': [shown(o) for o in cell['outputs']]}
+
+def shown(output):
+    "An output as it is shown: of a guess the text, of a ledger a table that is folded."
+    data = output.get('data', {})
+    if LEDGER in data:
+        table = readme.folded(data[LEDGER]['rows'], text(data['text/markdown']))
+        return {**output, 'data': {'text/markdown': table}}
+    if GUESS in data:
+        return {**output, 'data': {k: x for k, x in data.items() if k != GUESS}}
+    return output
 
 def question_box(cell, measuring):
     "Where the site asks for a guess: what is asked, and what was measured in the next code cell."
@@ -246,7 +254,8 @@ def redirect(html, notebooks):
 CONF = dict(
     project=CFG['lib_name'], author=CFG['author'], copyright=CFG['copyright'],
     version=CFG['version'], release=CFG['version'], language='en', root_doc='index',
-    extensions=['myst_nb', 'sphinx.ext.mathjax'], exclude_patterns=['notebooks'],
+    extensions=['myst_nb', 'sphinx.ext.mathjax', 'sphinx_copybutton'],
+    exclude_patterns=['notebooks'],
     smartquotes_action='D', nb_execution_mode='off', nb_render_markdown_format='gfm',
     nb_code_prompt_show='Show the code', nb_code_prompt_hide='Hide the code', nb_merge_streams=True,
     myst_enable_extensions=['dollarmath', 'amsmath', 'colon_fence', 'fieldlist', 'attrs_block'],
@@ -254,14 +263,11 @@ CONF = dict(
     python_display_short_literal_types=True, toc_object_entries_show_parents='hide',
     html_theme='furo', html_title=CFG['title'], html_static_path=['_static'],
     html_css_files=['site.css'], html_js_files=['site.js', 'guess.js'], html_copy_source=False,
-    html_domain_indices=False, html_show_sourcelink=False,
-    html_theme_options=dict(top_of_page_buttons=[]))
-
-def level(app, page, template, context, doctree):
-    "Furo's captions say that they are headings, but not of which level."
-    tree = context.get('furo_navigation_tree', '')
-    tree = tree.replace('role="heading"', 'role="heading" aria-level="2"')
-    context['furo_navigation_tree'] = tree
+    html_favicon='_static/favicon.svg', html_domain_indices=False, html_show_sourcelink=False,
+    html_theme_options=dict(top_of_page_buttons=[]),
+    # Of code, not of what it printed; without the prompts.
+    copybutton_selector=':not(.output) > div.highlight > pre',
+    copybutton_prompt_text=r'>>> |\.\.\. |\$ ', copybutton_prompt_is_regexp=True)
 
 def build(out, root=ROOT, work=ROOT/'_build'/'site'):
     "Make the site in `out`; what Sphinx warns of is an error, and leaves `out` as it was."
@@ -274,7 +280,8 @@ def build(out, root=ROOT, work=ROOT/'_build'/'site'):
         app = Sphinx(work/'source', None, work/'html', work/'doctrees', 'html', CONF, status=None,
                      warning=sys.stderr, warningiserror=True, freshenv=True)
         app.connect('doctree-read', change)
-        app.connect('html-page-context', level, priority=900)
+        app.connect('doctree-read', pages.wrap)
+        app.connect('html-page-context', pages.finish, priority=900)   # after furo's
         app.build()
     if app.statuscode:
         raise SystemExit(f'Sphinx ended with status {app.statuscode}')
