@@ -3,44 +3,48 @@
 'use strict';
 // What people say, and what the course calls it: one phrase, or several between commas.
 const SAME = {
-  'dying relu': 'dead unit', 'dead relu': 'dead unit', 'dead neuron': 'dead unit', 'neuron': 'unit', 'silent neuron': 'dead unit',
-  'nan': 'not finite, diverged', 'inf': 'not finite', 'infinity': 'not finite', 'overflow': 'not finite', 'diverge': 'diverged',
-  'vanishing gradient': 'gradient shrinks, deep not learn', 'exploding gradient': 'gradient grows, diverged',
-  'vanish': 'shrink, deep not learn', 'explode': 'grow, diverged', 'blow up': 'grow, diverged',
-  'not learning': 'not learn', 'does not train': 'not learn', 'not converge': 'not learn', 'stuck': 'not learn',
-  'which init': 'which start', 'best init': 'which start', 'what init': 'which start', 'init': 'initialization, start',
-  'initialization': 'start, init_', 'cheat sheet': 'which start', 'recommended init': 'which start',
-  'gain of': 'which start gain', 'gain for': 'which start gain', 'he init': 'kaiming', 'msra': 'kaiming', 'glorot': 'xavier',
-  'root of five': '√5', 'square root of 5': '√5', 'sqrt five': '√5',
-  'batchnorm': 'batch norm, batch normalization', 'batch norm': 'batchnorm', 'bn': 'batchnorm', 'layernorm': 'layer norm',
+  'dying relu': 'dead unit', 'dead relu': 'dead unit', 'dead neuron': 'dead unit', 'neuron': 'unit', 'silent': 'dead',
+  'nan': 'not finite, diverged', 'inf': 'not finite', 'infinity': 'not finite', 'overflow': 'not finite',
+  'vanish': 'deep mlp does not learn, shrinks', 'vanishing gradient': 'deep mlp does not learn, gradient shrinks',
+  'explode': 'deep mlp does not learn, grows, diverged', 'blow up': 'grows, diverged', 'diverge': 'diverged',
+  'exploding gradient': 'deep mlp does not learn, gradient grows', 'not learning': 'deep mlp does not learn',
+  'does not train': 'deep mlp does not learn', 'not converge': 'deep mlp does not learn', 'loss stuck': 'deep mlp does not learn',
+  'loss does not decrease': 'deep mlp does not learn', 'network': 'net', 'swish': 'silu',
+  'init': 'initialization, start', 'initialization': 'init_, start', 'reproducible': 'seed', 'initial loss': 'first loss',
+  'gain of': 'which start for which net', 'gain for': 'which start for which net', 'init for': 'which start for which net',
+  'cheat sheet': 'which start for which net', 'he init': 'kaiming', 'he initialization': 'kaiming', 'he normal': 'kaiming_normal_',
+  'msra': 'kaiming', 'glorot': 'xavier', 'data dependent init': 'lsuv', 'all zeros': 'then why random', 'weights zero': 'then why random',
+  'zero init': 'then why random, zero', 'symmetry': 'symmetry breaking', 'fixup': 'residual zero', 'loss at init': 'first loss',
+  'root of five': '√5', 'square root of 5': '√5', 'square root of five': '√5', 'sqrt five': '√5',
+  'edge of chaos': 'order or chaos', 'mean field': 'order or chaos', 'mup': 'width learning rate', 'playground': 'explorer',
+  'learning rate finder': 'which learning rate', 'lr finder': 'which learning rate', 'lr': 'learning rate',
+  'skip connection': 'residual', 'resnet': 'residual', 'transformer': 'gpt', 'llm': 'gpt', 'language model': 'gpt',
+  'tied embedding': 'gpt tied embedding, tied weights', 'weight tying': 'gpt tied weights, tied weights',
+  'batchnorm': 'batch norm, batch normalization', 'batch norm': 'batchnorm', 'layernorm': 'layer norm', 'layer norm': 'layernorm',
   'deconvolution': 'transposed convolution', 'convtranspose': 'transposed convolution', 'unet': 'u-net, decoder', 'autoencoder': 'decoder',
-  'tied embedding': 'tied weights, embedding', 'weight tying': 'tied weights', 'transformer': 'gpt', 'llm': 'gpt', 'language model': 'gpt',
-  'deepspeed': 'several gpus', 'fsdp': 'several gpus', 'ddp': 'several gpus', 'torchrun': 'several gpus', 'multi gpu': 'several gpus',
-  'multiple gpus': 'several gpus', 'distributed': 'several gpus', 'lr finder': 'which learning rate', 'lr': 'learning rate',
-  'learning rate finder': 'which learning rate', 'edge of chaos': 'order chaos', 'mean field': 'order chaos', 'skip connection': 'residual',
-  'resnet': 'residual', 'initial loss': 'first loss', 'loss at init': 'first loss', 'loss at step 0': 'first loss', 'fixup': 'residual zero',
-  'zero init': 'zero, then why random', 'all zeros': 'then why random', 'symmetry': 'symmetry breaking', 'swish': 'silu',
-  'unit test': 'own tests', 'pytest': 'own tests', 'ci': 'own tests', 'data dependent init': 'lsuv', 'dynamical isometry': 'isometry' };
+  'torchrun': 'several gpus', 'fsdp': 'several gpus', 'ddp': 'several gpus', 'deepspeed': 'several gpus', 'distributed': 'several gpus',
+  'multi gpu': 'several gpus', 'multiple gpus': 'several gpus', 'custom training loop': 'my own training loop',
+  'unit test': 'test in my repository, assert_healthy', 'pytest': 'test in my repository, assert_healthy' };
 
 const Search = (() => {
   // ---- words ---------------------------------------------------------------------------------
-  const WORD = /(?<![\p{L}\p{N}_])(?:√|sqrt|root)[\s(]*\d+|√\d+|[\p{L}\p{N}_]+/giu, stems = new Map();
+  const WORD = /(?<![\p{L}\p{N}_])(?:√|sqrt|root)[\s(]*\d+|√\d+|[\p{L}\p{N}_]+/giu;
+  const known = new Map();      // a word as it stands in a text -> what word() says of it
   let stemmer;
 
-  const written = word => word.normalize('NFKD').replace(/\p{M}/gu, '').toLowerCase();       // naïve is naive
   function term(word) {     // one for all forms of a word: √5 is sqrt(5), -ise is -ize, and Sphinx's stemmer knows the rest
-    word = written(word).replace(/^(?:√|sqrt|root)[\s(]*(\d+)$/, 'sqrt$1');
-    if (!stems.has(word))
-      stems.set(word, /[\d_]/.test(word) ? word : stemmer.stemWord(
-        word.replace(/^(.{3,})is(e[drs]?|ing|ations?)$/, '$1iz$2').replace(/^(.{3,})our$/, '$1or')));
-    return stems.get(word); }
+    word = word.replace(/^(?:√|sqrt|root)[\s(]*(\d+)$/, 'sqrt$1');
+    return /[\d_]/.test(word) ? word : stemmer.stemWord(
+      word.replace(/^(.{3,})is(e[drs]?|ing|ations?)$/, '$1iz$2').replace(/^(.{3,})our$/, '$1or')); }
 
-  function terms(text) {    // of each word its term, where it stands, the terms of its parts: of nn_Names and CamelCase
-    return Array.from(text.matchAll(WORD), m => {
-      const parts = m[0].replace(/(\p{Ll})(\p{Lu})/gu, '$1_$2').split('_').filter(Boolean), raw = written(m[0]);
-      return {raw, term: term(m[0]), at: m.index, end: m.index + m[0].length, stop: stopwords.has(raw),
-              parts: parts.length > 1 || parts[0] !== m[0] ? parts.map(term) : []}; }); }
+  function word(text) {     // how it is written (naïve is naive), its term, and the terms of its parts: of nn_Names and CamelCase
+    if (known.has(text)) return known.get(text);
+    const raw = text.normalize('NFKD').replace(/\p{M}/gu, '').toLowerCase(), stop = stopwords.has(raw);
+    const parts = text.replace(/(\p{Ll})(\p{Lu})/gu, '$1_$2').split('_').filter(Boolean).map(p => p.toLowerCase());
+    known.set(text, {raw, term: term(raw), stop, parts: parts[0] === raw ? [] : parts.filter(p => !stopwords.has(p)).map(term)});
+    return known.get(text); }
 
+  const terms = text => Array.from(text.matchAll(WORD), m => ({...word(m[0]), at: m.index, end: m.index + m[0].length}));
   const plain = text => ' ' + terms(text).map(t => t.term).join(' ') + ' ';
 
   function near(a, b, most) {   // are they at most so many letters apart? Two that changed places are one.
@@ -55,20 +59,25 @@ const Search = (() => {
     return rows[2][b.length] <= most; }
 
   // ---- the index -----------------------------------------------------------------------------
-  const NUMBER = /^\d+[a-z]? · /, places = [], index = new Map();     // index: term -> Map(place -> how much it says there, from 0 to 5 or so)
+  function names({page, anchor, heading}) {       // "init_, InitReport" of the library are two, and so are "Kaiming: which scale?"
+    return heading.replace(/^\d+[a-z]? · /, '').split(/^(library|glossary)/.test(page) ? ', ' : anchor ? /$/ : ': '); }
+
+  const places = [], index = new Map();     // index: term -> Map(place -> how much it says there, from 0 to 5 or so)
   const KINDS = [[/^howto\//, 1.5, 'How-to'], [/^explorer/, 1.2, 'To play with'], [/^\d\d_/, 1.2, 'Lesson'], [/^\d\d[a-z]_/, .8, 'Workshop'],
-    [/^library/, 1, 'Library'], [/^api\//, .7, 'Library'], [/^glossary/, .8, 'Glossary'], [/^claims/, .4, 'To look up'], [/^references/, .7, 'To look up'],
+    [/^library/, .9, 'Library'], [/^api\//, .7, 'Library'], [/^glossary/, .55, 'Glossary'], [/^claims/, .4, 'To look up'], [/^references/, .7, 'To look up'],
     [/./, .8, 'The course']];
+  const ASIDE = /^(exercises|solutions|what-held|where-to-read-on|(to-)?read-on)$/;
   let whenLoaded, loaded, same, spellings;     // spellings: every word that is known, as it is written -> its term
 
   function setIndex(pages) {
     stemmer = new Stemmer();
     same = new Map(Object.entries(SAME).map(([said, meant]) => [plain(said).trim(), meant.split(', ')]));
     for (const [page, entries] of pages) for (const [anchor, heading, text, code] of entries) {
-      const [, weight, kind] = KINDS.find(([pattern]) => pattern.test(page)), title = entries[0][1];
-      places.push({page, anchor, heading, title, text, code, weight, kind, plain: plain(heading.replace(NUMBER, ''))}); }
+      const [, weight, kind] = KINDS.find(([pattern]) => pattern.test(page)), title = entries[0][1], aside = ASIDE.test(anchor) ? .5 : 1;
+      const place = {page, anchor, heading, title, text, code, weight: weight*aside, kind};
+      places.push({...place, names: [heading, ...names(place)].map(plain)}); }
     const counts = places.map(count), mean = counts.reduce((sum, c) => sum + c.length, 0)/counts.length;
-    spellings = new Map(stems);
+    spellings = new Map(Array.from(known.values(), w => [w.raw, w.term]));
     let top;                // a page says, a little, what its sections say
     counts.forEach(({words}, k) => {
       if (!places[k].anchor) top = words;
@@ -84,26 +93,28 @@ const Search = (() => {
       for (const [k, x] of found) found.set(k, x*rarity); }
     loaded(); }
 
-  function count({anchor, heading, title, text, code}) {
-    const words = new Map();
-    function add(text, where, weight) {
-      const found = terms(text).filter(t => !t.stop);
-      for (const t of found) for (const word of new Set([t.term, ...t.parts])) {
-        if (!words.has(word)) words.set(word, [0, 0]);
-        words.get(word)[where] += weight/(where ? 1 : Math.sqrt(found.length)); }
+  function count(place) {
+    const {page, anchor, title, text, code} = place, words = new Map();
+    const own = text => terms(text).filter(t => !t.stop).map(t => new Set([t.term, ...t.parts]));
+    const of = word => words.get(word) ?? words.set(word, [0, 0]).get(word);
+    function name(text, weight) {
+      const found = own(text);
+      for (const forms of found) for (const word of forms) of(word)[0] = Math.max(of(word)[0], weight/Math.sqrt(found.length)); }
+    function say(text, weight) {
+      const found = own(text);
+      for (const forms of found) for (const word of forms) of(word)[1] += weight;
       return weight*found.length; }
-    add(heading.replace(NUMBER, ''), 0, anchor ? 3 : 4.5);
-    if (anchor) add(title.replace(NUMBER, ''), 0, .8);
-    const length = add(text, 1, 1) + add(code, 1, .3);
-    return {words, length}; }
+    for (const part of names(place)) name(part, anchor ? 3 : 4.5);
+    if (anchor) for (const part of names({page, heading: title})) name(part, .8);
+    return {words, length: say(text, 1) + say(code, .3)}; }
 
   // ---- finding -------------------------------------------------------------------------------
   function lookup(word, open) {     // Map(place -> score); an open word, still being typed, stands for all that begin with it
     const found = new Map();
     const take = (term, weight) => index.get(term)?.forEach((x, k) => found.set(k, Math.max(found.get(k) ?? 0, weight*x)));
     take(word.term, 1);
-    if (!found.size || open)
-      for (const [w, term] of spellings) if (w !== word.raw && w.startsWith(word.raw)) take(term, .2 + .6*word.raw.length/w.length);
+    if (!found.size || open) for (const [raw, term] of spellings)
+      if (raw !== word.raw && raw.startsWith(word.raw)) take(term, .2 + .6*word.raw.length/raw.length);
     return found; }
 
   function corrected(query) {       // a word that nobody knows is the known word that is nearest, and used most
@@ -116,15 +127,15 @@ const Search = (() => {
         if (close.length) return close.reduce((a, b) => use(b) > use(a) ? b : a)[0]; }
       return word; }); }
 
-  function groups(query) {      // what is asked, each word or phrase with what means the same: a list of lists of terms
+  function groups(query) {      // what is asked, each word or phrase with what means the same: a list of lists of phrases of words
     const said = terms(query), all = said.every(t => t.stop), found = [];
+    const phrase = (words, phrase) => Object.assign(words.filter(t => all || !t.stop), {phrase});
     for (let i = 0; i < said.length;) {
       let n = Math.min(4, said.length - i), meant;
       while (n && !(meant = same.get(said.slice(i, i + n).map(t => t.term).join(' ')))) n--;
-      const own = said.slice(i, i + (n || 1)).filter(t => all || !t.stop);
-      const others = (meant || []).map(m => terms(m).filter(t => !t.stop));
-      if (own.length || others.length) found.push([own, ...others].filter(x => x.length));
-      i += n || 1; }
+      const own = said.slice(i, i += n || 1), group = [phrase(own, query.slice(own[0].at, own.at(-1).end))];
+      for (const m of meant ?? []) group.push(phrase(terms(m), m));
+      if (group.some(words => words.length)) found.push(group.filter(words => words.length)); }
     return found; }
 
   function find(query) {
@@ -141,16 +152,19 @@ const Search = (() => {
       for (const [k, x] of best) {
         const [sum, n] = scores.get(k) ?? [0, 0];
         scores.set(k, [sum + x, n + 1]); } });
-    const phrases = [plain(query), ...asked.flat().filter(words => words.length > 1).map(words => ` ${words.map(w => w.term).join(' ')} `)];
+    const phrases = [query, ...asked.flatMap(group => group.map(words => words.phrase))].map(plain).filter(
+      (p, i) => !i || p.trim().includes(' ') || asked.length === 1 && p !== ` ${asked[0][0][0].term} `);
     const rank = ([k, [sum, n]]) => {
       const place = places[k];
       let score = sum*(n/asked.length)**2*place.weight;
-      if (phrases.includes(place.plain)) score *= 1.6;
-      else if (phrases.some(p => place.plain.includes(p))) score *= 1.3;
-      return {...place, score}; };
+      if (place.names.includes(phrases[0]) && phrases[0].trim().includes(' ')) score *= 3;
+      else if (place.names.some(name => phrases.includes(name))) score *= 1.7;
+      else if (place.names.some(name => phrases.some(p => name.includes(p)))) score *= 1.3;
+      return {...place, score, all: n === asked.length}; };
     const found = [...scores].map(rank).sort((a, b) => b.score - a.score).slice(0, 60);
     for (const f of found.slice(0, 20)) if (phrases.some(p => p.trim().includes(' ') && plain(f.text).includes(p))) f.score *= 1.2;
-    return found.sort((a, b) => b.score - a.score).map(f => ({...f, marked, address: address(f)})); }
+    found.sort((a, b) => b.score - a.score);
+    return Object.assign(found.map(f => ({...f, marked, address: address(f)})), {query}); }
 
   const root = document.documentElement.dataset.content_root ?? './';
   const address = ({page, anchor}) => `${root}${page}.html` + (anchor && '#' + anchor);
@@ -185,7 +199,9 @@ const Search = (() => {
 
   const entry = hit => [make('span', 'search-place', hit.heading), ' ', make('span', 'search-page-of', hit.anchor ? hit.title : hit.kind),
                         ' ', make('span', 'search-excerpt', ...excerpt(hit))];
-  const many = n => n === 0 ? 'Nothing found.' : n === 1 ? 'One place.' : `${n < 60 ? n : '60 and more'} places.`;
+  function said(asked, hits) {
+    const n = hits.length, other = n && hits.query !== asked ? `Nothing says “${asked}”. For “${hits.query}”: ` : '';
+    return other + (n === 0 ? 'Nothing found. Try fewer words, or other ones.' : n === 1 ? 'one place.' : `${n < 60 ? n : '60 and more'} places.`); }
 
   function box(input) {     // the sidebar's: a combobox, with a list of places below it
     const list = make('div', 'search-list'), status = make('p', 'search-said');
@@ -218,7 +234,7 @@ const Search = (() => {
       links.forEach((a, k) => {
         Object.assign(a, {id: `search-${k}`, tabIndex: -1}); a.setAttribute('role', 'option'); a.setAttribute('aria-selected', 'false'); });
       list.replaceChildren(...links);
-      status.textContent = many(hits.length);
+      status.textContent = said(input.value, hits);
       close();
       if (!links.length) return;
       const {left, bottom} = input.getBoundingClientRect();
@@ -248,13 +264,14 @@ const Search = (() => {
       try { history.replaceState(null, '', query ? `?q=${encodeURIComponent(query)}` : location.pathname); } catch { /* not from every disk */ }
       try { await load(); } catch { status.textContent = 'The index of this site could not be loaded.'; return; }
       const hits = query ? find(input.value) : [];
-      status.textContent = query && many(hits.length) + (hits.length ? '' : ' Try fewer words, or other ones.');
+      status.textContent = query && said(input.value, hits);
       list.replaceChildren(...hits.map(hit => {
         const [place, ...rest] = entry(hit);
         return make('li', '', Object.assign(make('a', '', place), {href: hit.address}), ...rest); })); }
     input.value = new URLSearchParams(location.search).get('q') ?? '';
     input.form.addEventListener('submit', e => { e.preventDefault(); show(); });
     input.addEventListener('input', show);
+    if (!input.value) input.focus();
     show(); }
 
   function drawer(open) {       // a phone's menu, in which the box is
