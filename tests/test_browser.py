@@ -12,7 +12,7 @@ from playwright.sync_api import sync_playwright
 
 import lab as learners, readme, website
 from conftest import CHROMIUM, ROOT, write_notebook
-from instep import guess_of, source
+from instep import guess_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
 AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
@@ -89,24 +89,6 @@ def test_every_page_is_opened(site):
     moved = {f'{stem}.html' for stem in website.MOVED}     # these only lead on
     made = {p.relative_to(site).as_posix() for p in site.rglob('*.html')}
     assert sorted(PAGES) == sorted(made - moved)
-
-def test_search_finds(site, browser):
-    page, complaints = open_page(browser, (site/'index.html').as_uri())
-    page.fill('.sidebar-search', 'LSUV'); page.press('.sidebar-search', 'Enter')
-    page.wait_for_selector('#search-results li a')
-    page.wait_for_function(
-        "document.querySelector('.search-summary')?.textContent.includes('found')")
-    hits = page.eval_on_selector_all('#search-results li a',
-                                     'links => links.map(a => a.getAttribute("href"))')
-    said = [p.stem for p in sorted((ROOT/'nbs').glob('*.ipynb'))
-            if any('LSUV' in source(c) for c in json.loads(p.read_text(encoding='utf-8'))['cells']
-                   if c['cell_type'] == 'markdown')]
-    assert said and all(any(h.startswith(f'{stem}.html') for h in hits) for stem in said)
-    assert complaints == []
-    page.goto((site/'search.html').as_uri() + '?q=nosuchwordatall')
-    page.wait_for_function("document.querySelector('.search-summary, #search-results p')"
-                           "?.textContent.match(/did not match|no .*results|0 /i)")
-    page.close()
 
 @pytest.mark.parametrize(
     'old, new, said',

@@ -254,8 +254,9 @@ def redirect(html, notebooks):
 CONF = dict(
     project=CFG['lib_name'], author=CFG['author'], copyright=CFG['copyright'],
     version=CFG['version'], release=CFG['version'], language='en', root_doc='index',
-    extensions=['myst_nb', 'sphinx.ext.mathjax', 'sphinx_copybutton'],
-    exclude_patterns=['notebooks'],
+    extensions=['myst_nb', 'sphinx.ext.mathjax', 'sphinx_copybutton', 'search'],
+    exclude_patterns=['notebooks'], templates_path=[str(ROOT/'tools'/'templates')],
+    search_by_hand=[ROOT/'nbs'/'explorer.html'],
     smartquotes_action='D', nb_execution_mode='off', nb_render_markdown_format='gfm',
     nb_code_prompt_show='Show the code', nb_code_prompt_hide='Hide the code', nb_merge_streams=True,
     myst_enable_extensions=['dollarmath', 'amsmath', 'colon_fence', 'fieldlist', 'attrs_block'],
