@@ -13,9 +13,10 @@ from instep import code, module_of, nodes, source
 from readme import exporting, table
 
 def md(s):
-    "Plain text as Markdown: what stands between backticks is kept, all else is escaped."
+    "Plain text as Markdown: a public name between backticks is a link, what else is not is escaped."
     parts = re.split(r'(`[^`]*`)', s or '')
     parts[::2] = [re.sub(r'([\\*_<>\[\]$|~{}])', r'\\\1', p) for p in parts[::2]]
+    parts[1::2] = ['{py:obj}'*(p.strip('`') in initnotes.__all__) + p for p in parts[1::2]]
     return ''.join(parts)
 
 def plain(prose): return ' '.join(md(prose).split())
@@ -62,7 +63,7 @@ def signature(node):
 def kind_of(annotation): return f"`{ast.unparse(annotation)}`".replace("'", '')
 
 def arguments(f, node):
-    "Field list of a function's arguments and of what it returns."
+    "Field list of a function's arguments and of what it returns, but for the type."
     a, docs = node.args, docments(f, full=True)
     for arg in [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]:
         if arg is None or arg.arg in ('self', 'cls') or arg.arg not in docs: continue
@@ -71,16 +72,15 @@ def arguments(f, node):
         if comment or arg.annotation: yield f':param {arg.arg}: {plain(comment)}'
         if arg.annotation: yield f':type {arg.arg}: {kind_of(arg.annotation)}'
     if what := docs['return'].docment: yield f':returns: {plain(what)}'
-    if node.returns and ast.unparse(node.returns) != 'None':
-        yield f':rtype: {kind_of(node.returns)}'
 
 def body(x, fields):
-    "What stands below a signature."
-    doc = inspect.cleandoc(x.__doc__ or '')
-    yield from ('', *(plain(p) + '\n' for p in doc.split('\n\n')), *fields)
+    "What stands below a signature: what it does, each argument, and what else there is to know."
+    summary, *more = (plain(p) + '\n' for p in inspect.cleandoc(x.__doc__ or '').split('\n\n'))
+    yield from ('', summary, *fields)
     for e in errors(x) if inspect.isfunction(x) else ():
-        summary = (e.__doc__ or '').partition(':')[0].rstrip('.')
-        yield f':raises {e.__name__}: {plain(summary)}'
+        said = (e.__doc__ or '').partition(':')[0].rstrip('.')
+        yield f':raises {e.__name__}: {plain(said)}'
+    yield from ('', *more)
 
 def function(f, name, kind='function'):
     node = tree(f)
@@ -131,7 +131,7 @@ def klass(c, name):
     elif inspect.isfunction(init):
         args, listed = signature(tree(init)), arguments(init, tree(init))
     base = ancestry(c)[1]
-    kind = f'Kind of `{base.__name__}`.' if base not in (object, tuple) else ''
+    kind = plain(f'Kind of `{base.__name__}`.') if base not in (object, tuple) else ''
     return directive('py:exception' if issubclass(c, BaseException) else 'py:class',
                      f'{name}({args})' if args else name,
                      ['', kind, *body(c, listed), '', *members(c)])
@@ -239,7 +239,7 @@ def overview(library):
     text += [table(wanted, [row(entries(cells)[0]) for cells in by_task.values()]), '']
     for task, cells in by_task.items():
         title = source(cells[0]).splitlines()[0][3:]
-        text += [f'## {title}', '', f'{{doc}}`All of it, with examples <api/{task}>`', '',
+        text += [f'## {title}', '', f'{{doc}}`Examples, arguments and errors <api/{task}>`', '',
                  table(wanted, map(row, entries(cells))), '']
     return '\n'.join(text)
 
