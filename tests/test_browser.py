@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-import lab as learners, readme, website
+import apidoc, lab as learners, readme, website
 from conftest import CHROMIUM, ROOT, write_notebook
-from instep import guess_of, source
+from instep import guess_of, read, source
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
 AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
 LESSONS = readme.read_notebooks()
+LIBRARY = read(ROOT/'nbs'/'library.ipynb')
 PAGES = [*(f'{stem}.html' for stem in LESSONS), 'index.html', 'claims.html', 'glossary.html',
-         'summary.html', 'references.html', 'genindex.html', 'search.html', 'api/index.html',
-         *(f'api/{readme.module_of(nb)}.html' for nb in readme.exporting(LESSONS).values())]
-KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html',
-         f'api/{readme.module_of(LESSONS[max(readme.exporting(LESSONS))])}.html']
+         'summary.html', 'references.html', 'genindex.html', 'search.html', 'library.html',
+         *(f'api/{task}.html' for task in apidoc.tasks(LIBRARY))]
+KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html', 'library.html',
+         'api/initialize.html']
 SCREENS = {'wide': dict(width=1280, height=900), 'phone': dict(width=390, height=844),
            'tablet': dict(width=768, height=1024), 'laptop': dict(width=1440, height=900)}
 
@@ -85,7 +86,7 @@ def test_page(site, browser, name, theme):
     page.close()
 
 def test_every_page_is_opened(site):
-    moved = {f'{stem}.html' for stem in website.MOVED}     # these only lead on
+    moved = {f'{old}.html' for old in website.moved(LESSONS, LIBRARY)}     # these only lead on
     made = {p.relative_to(site).as_posix() for p in site.rglob('*.html')}
     assert sorted(PAGES) == sorted(made - moved)
 
@@ -97,7 +98,7 @@ def test_search_finds(site, browser):
         "document.querySelector('.search-summary')?.textContent.includes('found')")
     hits = page.eval_on_selector_all('#search-results li a',
                                      'links => links.map(a => a.getAttribute("href"))')
-    said = [p.stem for p in sorted((ROOT/'nbs').glob('*.ipynb'))
+    said = [p.stem for p in sorted((ROOT/'nbs').glob('[0-9i]*.ipynb'))
             if any('LSUV' in source(c) for c in json.loads(p.read_text(encoding='utf-8'))['cells']
                    if c['cell_type'] == 'markdown')]
     assert said and all(any(h.startswith(f'{stem}.html') for h in hits) for stem in said)
@@ -234,7 +235,7 @@ def code_cells(path):
 
 @pytest.mark.lab
 @pytest.mark.proof
-@pytest.mark.parametrize('stem', [*LESSONS, 'index'])
+@pytest.mark.parametrize('stem', [*LESSONS, 'index', 'library'])
 def test_lab_runs_a_lesson(lab, browser, stem):
     url, folder = lab
     code = code_cells(folder/f'{stem}.ipynb')

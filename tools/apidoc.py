@@ -16,7 +16,7 @@ def md(s):
     "Plain text as Markdown: a public name between backticks is a link, what else is not is escaped."
     parts = re.split(r'(`[^`]*`)', s or '')
     parts[::2] = [re.sub(r'([\\*_<>\[\]$|~{}])', r'\\\1', p) for p in parts[::2]]
-    parts[1::2] = ['{py:obj}'*(p.strip('`') in initnotes.__all__) + p for p in parts[1::2]]
+    parts[1::2] = [f'{{py:obj}}`.{p[1:]}' if p[1:-1] in initnotes.__all__ else p for p in parts[1::2]]
     return ''.join(parts)
 
 def plain(prose): return ' '.join(md(prose).split())
