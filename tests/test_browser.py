@@ -17,8 +17,9 @@ from instep import guess_of, source
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
 AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
 LESSONS = readme.read_notebooks()
-PAGES = [*(f'{stem}.html' for stem in LESSONS), 'index.html', 'claims.html', 'glossary.html',
-         'summary.html', 'references.html', 'genindex.html', 'search.html', 'api/index.html',
+PAGES = [*(f'{stem}.html' for stem in (*LESSONS, *readme.read_pages())), 'claims.html',
+         'glossary.html', 'summary.html', 'references.html', 'genindex.html', 'search.html',
+         'api/index.html',
          *(f'api/{readme.module_of(nb)}.html' for nb in readme.exporting(LESSONS).values())]
 KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html',
          f'api/{readme.module_of(LESSONS[max(readme.exporting(LESSONS))])}.html']
@@ -234,7 +235,7 @@ def code_cells(path):
 
 @pytest.mark.lab
 @pytest.mark.proof
-@pytest.mark.parametrize('stem', [*LESSONS, 'index'])
+@pytest.mark.parametrize('stem', [*LESSONS, *readme.read_pages()])
 def test_lab_runs_a_lesson(lab, browser, stem):
     url, folder = lab
     code = code_cells(folder/f'{stem}.ipynb')

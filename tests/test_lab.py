@@ -47,7 +47,7 @@ def test_git_does_not_see_them():
     assert done.returncode == 0
 
 def test_what_the_site_folds_is_folded_in_the_lesson_itself():
-    for path in (ROOT/'nbs').glob('*.ipynb'):
+    for path in instep.notebooks_in(ROOT/'nbs'):
         assert list(instep.badly_folded(path, lab.read(path))) == []
 
 @pytest.mark.slow

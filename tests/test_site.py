@@ -14,7 +14,7 @@ from notebooks import SVG, outputs
 pytestmark = [pytest.mark.site, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
 
 LESSONS = readme.read_notebooks()
-PAGES = {**LESSONS, 'index': json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))}
+PAGES = {**LESSONS, **readme.read_pages()}
 BIB = website.bibliography((ROOT/'nbs'/'references.bib').read_text(encoding='utf-8'))
 
 def soup(path):
@@ -149,7 +149,7 @@ def test_ledger_is_a_table(site, stem):
 
 def test_order_of_reading(site):
     at, seen = 'index', []
-    while at in PAGES:
+    while at in ('index', *LESSONS):
         seen.append(at)
         at = soup(site/f'{at}.html').find('a', class_='next-page')['href'].removesuffix('.html')
     assert seen == ['index', *LESSONS]

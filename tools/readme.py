@@ -6,7 +6,7 @@ exit code is 1 when something is not what the notebooks say."""
 import ast, base64, re, sys
 from pathlib import Path
 
-from instep import directives, guess_of, module_of, read, source
+from instep import directives, guess_of, module_of, notebooks_in, read, source
 from notebooks import dumps, ledgers, outputs, text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,6 +18,15 @@ def readme_text(): return (ROOT/'README.md').read_text(encoding='utf-8')
 def read_notebooks(nbs=ROOT/'nbs'):
     "The numbered lessons, in order."
     return {p.stem: read(p) for p in sorted(nbs.glob('[0-9]*.ipynb'))}
+
+def read_pages(nbs=ROOT/'nbs'):
+    """The notebooks that have no number, by the address of their page: 'index', 'howto/gpt'.
+
+    Those of howto/ in the order in which the index first links to them."""
+    index = (nbs/'index.ipynb').read_text(encoding='utf-8')
+    found = {p.relative_to(nbs).with_suffix('').as_posix(): read(p) for p in notebooks_in(nbs)
+             if not p.name[0].isdigit()}
+    return dict(sorted(found.items(), key=lambda page: index.find(f'({page[0]}.ipynb')))
 
 def exporting(notebooks):
     "Those that export a module."

@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 import apidoc, readme
-from instep import code, directives, guess_of, module_of, read, source
+from instep import code, directives, guess_of, module_of, source
 from notebooks import GUESS, LEDGER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,9 +76,9 @@ def fold_solutions(text, is_open):
 
 def opening(text, stem, nb):
     "A lesson's first text: its number before the title, a line of links below its question."
-    links = [f'{{download}}`the notebook <notebooks/{stem}.ipynb>` to run']
+    links = [f'{{download}}`the notebook </notebooks/{stem}.ipynb>` to run']
     if module := module_of(nb):
-        links.append(f'its {{doc}}`library page <api/{module}>`')
+        links.append(f'its {{doc}}`library page </api/{module}>`')
     if stem[0].isdigit():
         text = text.replace('# ', f'# {readme.number_of(stem)} · ', 1)
         links.insert(0, f'about {readme.minutes(nb)} minutes')
@@ -168,7 +168,7 @@ def link(kind, target, text):
 def link_prose(doctree, doc, spellings, stems):
     "Links in a lesson's prose: a term's first use, each mention of a lesson."
     by_lower = {s.lower(): (s, entry) for s, entry in spellings.items()}
-    number = r'(?<=lesson )0\d\b|(?<=lessons )0\d\b|(?<=[,)] )0\d\b|(?<= and )0\d\b'
+    number = r'(?:(?<=lesson )|(?<=lessons )|(?<=[,)] )|(?<= and ))[01]\d\b'
     longest_first = sorted(map(re.escape, spellings), key=len, reverse=True)
     pattern = re.compile(
         '|'.join([number, *(rf'\b{s}s?\b' for s in longest_first)]), re.I)
@@ -192,22 +192,24 @@ def link_prose(doctree, doc, spellings, stems):
 
 # ---- the site --------------------------------------------------------------------------------
 
-def contents(notebooks):
+def contents(notebooks, pages):
     "The site's tables of contents, which stand in the index."
     modules = [f'api/{module_of(nb)}' for nb in readme.exporting(notebooks).values()]
-    parts = {'The course': notebooks, 'The library': ['api/index', *modules],
+    howto = [page for page in pages if page.startswith('howto/')]
+    parts = {'The course': notebooks, 'How to': howto, 'The library': ['api/index', *modules],
              'To look up': ['summary', 'claims', 'glossary', 'references', 'genindex']}
     return ''.join(f'```{{toctree}}\n:hidden:\n:caption: {name}\n\n' + '\n'.join(docs) + '\n```\n'
-                   for name, docs in parts.items())
+                   for name, docs in parts.items() if docs)
 
 def write_sources(src, root):
     "Everything that Sphinx reads, into the folder `src`; return the notebooks and the terms."
-    nbs, notebooks = root/'nbs', readme.read_notebooks(root/'nbs')
+    nbs = root/'nbs'
+    notebooks, pages = readme.read_notebooks(nbs), readme.read_pages(nbs)
     bib = bibliography((nbs/'references.bib').read_text(encoding='utf-8'))
     glossary = (nbs/'glossary.md').read_text(encoding='utf-8')
-    for stem, nb in {**notebooks, 'index': read(nbs/'index.ipynb')}.items():
+    for stem, nb in {**notebooks, **pages}.items():
         page = lesson(stem, nb, bib)
-        if stem == 'index': page['cells'].append(markdown(contents(notebooks)))
+        if stem == 'index': page['cells'].append(markdown(contents(notebooks, pages)))
         write(src/f'{stem}.ipynb', json.dumps(page))
     for stem, nb in readme.exporting(notebooks).items():
         write(src/'api'/f'{module_of(nb)}.md', apidoc.page(stem, nb))
@@ -222,7 +224,7 @@ def write_sources(src, root):
     shutil.copytree(ROOT/'tools'/'static', src/'_static')
     mathjax = Path(find_spec('sphinx-mathjax-offline').submodule_search_locations[0])
     shutil.copy(mathjax/'static'/'mathjax'/'tex-svg.js', src/'_static')
-    return notebooks, terms(glossary)
+    return {**notebooks, **pages}, terms(glossary)
 
 # Where the lessons were before version 0.2.
 MOVED = {
@@ -266,7 +268,7 @@ def build(out, root=ROOT, work=ROOT/'_build'/'site'):
     shutil.rmtree(work, ignore_errors=True)
     notebooks, spellings = write_sources(work/'source', root)
     def change(app, doctree):
-        if (doc := app.env.docname) not in (*notebooks, 'index'): return
+        if (doc := app.env.docname) not in notebooks: return
         link_prose(doctree, doc, spellings, list(notebooks))
     with patch_docutils(), docutils_namespace():
         app = Sphinx(work/'source', None, work/'html', work/'doctrees', 'html', CONF, status=None,
