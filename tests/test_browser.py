@@ -19,10 +19,10 @@ AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
 LESSONS = readme.read_notebooks()
 LIBRARY = read(ROOT/'nbs'/'library.ipynb')
 PAGES = [*(f'{stem}.html' for stem in (*LESSONS, *readme.read_pages())), 'claims.html',
-         'glossary.html', 'summary.html', 'references.html', 'genindex.html', 'search.html',
-         *(f'api/{task}.html' for task in apidoc.tasks(LIBRARY))]
+         'glossary.html', 'summary.html', 'measured.html', 'references.html', 'genindex.html',
+         'search.html', *(f'api/{task}.html' for task in apidoc.tasks(LIBRARY))]
 KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html', 'library.html',
-         'api/initialize.html']
+         'api/initialize.html', 'howto/which_start.html']
 SCREENS = {'wide': dict(width=1280, height=900), 'phone': dict(width=390, height=844),
            'tablet': dict(width=768, height=1024), 'laptop': dict(width=1440, height=900)}
 

@@ -179,7 +179,7 @@ def small(tmp_path):
     "A function that builds a site of one small lesson, and returns its page."
     def build(cells=SMALL):
         (tmp_path/'nbs').mkdir(exist_ok=True)
-        for f in ('glossary.md', 'summary.md', 'references.bib'):
+        for f in ('glossary.md', 'summary.md', 'measured.md', 'references.bib'):
             shutil.copy(ROOT/'nbs'/f, tmp_path/'nbs')
         shutil.copytree(ROOT/'nbs'/'images', tmp_path/'nbs'/'images', dirs_exist_ok=True)
         for stem in ('01_core', 'index', 'library'):

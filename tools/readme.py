@@ -1,8 +1,9 @@
 """Renew what README and index say of the lessons: `python tools/readme.py [--check]`.
 
 What stands between `<!-- begin NAME -->` and `<!-- end NAME -->`, in README.md and in a Markdown
-cell of nbs/index.ipynb, is made here from the lessons. With --check nothing is written, and the
-exit code is 1 when something is not what the notebooks say."""
+cell of nbs/index.ipynb, is made here from the notebooks, and so is each reading time in the index
+(see `timed`). With --check nothing is written, and the exit code is 1 when something is not what
+the notebooks say."""
 import ast, base64, html, re, sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from notebooks import dumps, ledgers, outputs, text
 ROOT = Path(__file__).resolve().parent.parent
 # By file in nbs/: the notebook, and the label of the cell, that draws it.
 PICTURES = {'images/depth.png': ('04_why_sqrt5', 'fig-depth')}
+# The pages for practitioners, in the order in which they are offered.
+HOWTO = ('which_start', 'loss_is_nan', 'deep_net', 'decoder', 'gpt', 'batchnorm', 'own_loop',
+         'several_gpus', 'own_tests')
 
 def readme_text(): return (ROOT/'README.md').read_text(encoding='utf-8')
 
@@ -137,17 +141,67 @@ def claims_page(notebooks):
 
 # ---- the blocks, by name ---------------------------------------------------------------------
 
-def course(notebooks):
-    "A row for each lesson: its question, reading time, and the public names that it exports."
-    return table('lesson | its question | minutes | what it exports', (
-        f"[`{name}`](nbs/{name}.ipynb) | {question(nb)} | {minutes(nb)} | "
-        + ', '.join(f'`{x}`' for x in exports(nb)) for name, nb in notebooks.items()))
+def parts(notebooks):
+    "The lessons of each part, by its title, as nbs/summary.md divides them."
+    heads = re.findall(r'^## (Part .*) \(lessons? (\d\d)(?: (?:to|and) (\d\d))?\)$',
+                       (ROOT/'nbs'/'summary.md').read_text(encoding='utf-8'), re.M)
+    found = {title: {s: nb for s, nb in notebooks.items() if first <= s[:2] <= (last or first)}
+             for title, first, last in heads}
+    rest = notebooks.keys() - {s for part in found.values() for s in part}
+    return found | {'Appendix': {s: nb for s, nb in notebooks.items() if s in rest}}
 
-def lessons(notebooks):
-    "The same for the index: without the names."
-    return table('lesson | its question | minutes', (
+def hours(notebooks):
+    "Their reading time, as in '9½ hours', or in minutes."
+    total = sum(map(minutes, notebooks.values()))
+    if total < 100: return f'{total} minutes'
+    whole, half = divmod(round(total/30), 2)
+    return f"{whole}{'½'*half} hours"
+
+def questions(what, notebooks):
+    return table(f'{what} | its question | minutes', (
         f'[{name}](nbs/{name}.ipynb) | {question(nb)} | {minutes(nb)}'
         for name, nb in notebooks.items()))
+
+def lessons(notebooks):
+    "The lessons by part, with question and reading time; the workshops folded below them."
+    out = []
+    for title, part in parts(notebooks).items():
+        shops = {s: nb for s, nb in part.items() if is_workshop(s)}
+        main = {s: nb for s, nb in part.items() if s not in shops}
+        out += [f'### {title} ({hours(main)})', questions('lesson', main)]
+        if shops:
+            out += [f'<details><summary>{len(shops)} workshops behind it, {hours(shops)}</summary>',
+                    questions('workshop', shops), '</details>']
+    return '\n\n'.join(out)
+
+def course(notebooks):
+    "A row for each part of the course: its lessons, and their reading time."
+    rows = []
+    for title, part in parts(notebooks).items():
+        main = {s: nb for s, nb in part.items() if not is_workshop(s)}
+        links = ', '.join(f'[{number_of(s)}](nbs/{s}.ipynb)' for s in main)
+        rows.append(f'{title} | {links} | {hours(main)}')
+    return table('part | lessons | reading time', rows)
+
+def howto(notebooks):
+    "A row for each page for practitioners: its title, and the question that it answers."
+    found = {p.stem: read(p) for p in notebooks_in(ROOT/'nbs') if p.parent.name == 'howto'}
+    order = [*(n for n in HOWTO if n in found), *(n for n in found if n not in HOWTO)]
+    return table('page | the question that it answers', (
+        f'[{title(found[n])}](nbs/howto/{n}.ipynb) | {question(found[n])}' for n in order))
+
+def peers(notebooks):
+    "Of the table of audits in nbs/measured.md: what each tool found, missed and took."
+    text = (ROOT/'nbs'/'measured.md').read_text(encoding='utf-8')
+    block = re.search(r'<!-- begin audit -->\n\n(.*?)\n\n<!-- end', text, re.S)[1]
+    head, _, *rows = [[c.strip(' *') for c in line.split('|')[1:-1]] for line in block.split('\n')]
+    wanted = {'faults found': 'faults found', 'infos found': 'minor ones found',
+              'healthy twins with an alarm': 'false alarms', 'median time, ms': 'median time, ms'}
+    kept = {wanted[r[0]]: r[1:] for r in rows if r[0] in wanted}
+    of = {what: f'{what} (of {row[0]})' if row[0] else what for what, row in kept.items()}
+    return table(' | '.join(['tool', *of.values()]), (
+        ' | '.join([tool, *(row[k] for row in kept.values())])
+        for k, tool in enumerate(head[2:], 1)))
 
 def figures(notebooks):
     "How many of the write-ups' figures are consistent with theory, and where they stand."
@@ -179,17 +233,29 @@ def renew(text, blocks, where, notebooks):
             raise SystemExit(f'{where}: expected one block {begin} … {end}, found {n}')
     return text
 
+TIMED = re.compile(r'(\((\d\w+)\.ipynb\)(?: to \[[^]]*\]\((\d\w+)\.ipynb\))?, )[\d½]+ \w+')
+
+def timed(text, notebooks):
+    "Text with a new time behind `[…](00_start.ipynb), 30 minutes` and `[…](…) to […](…), 2 hours`."
+    def time(m):
+        span = {s: nb for s, nb in notebooks.items()
+                if m[2] <= s <= (m[3] or m[2]) and (s == m[2] or not is_workshop(s))}
+        return m[1] + hours(span)
+    return TIMED.sub(time, text)
+
 def renewed_index(notebooks, path):
     index = read(path)
     old = '\0'.join(map(source, index['cells']))
-    new = renew(old, (lessons, picture), path.name, notebooks).replace('](nbs/', '](')
+    new = renew(old, (howto, lessons, picture), path.name, notebooks).replace('](nbs/', '](')
+    new = timed(new, notebooks)
     for c, text in zip(index['cells'], new.split('\0'), strict=True):
         c['source'] = text.splitlines(keepends=True)
     return dumps(index)
 
 def main():
     notebooks, index = read_notebooks(), ROOT/'nbs'/'index.ipynb'
-    readme = renew(readme_text(), (answer, picture, course, figures), 'README.md', notebooks)
+    readme = renew(readme_text(), (answer, picture, howto, peers, course, figures),
+                   'README.md', notebooks)
     wanted = {ROOT/'README.md': readme.encode(), index: renewed_index(notebooks, index).encode()}
     wanted |= {ROOT/'nbs'/f: png(labelled(notebooks[nb], label))
                for f, (nb, label) in PICTURES.items()}

@@ -205,7 +205,8 @@ def contents(notebooks, others, tasks):
     howto = [page for page in others if page.startswith('howto/')]
     parts = {'The course': notebooks, 'How to': howto,
              'The library': ['library', *(f'api/{t}' for t in tasks)],
-             'To look up': ['summary', 'claims', 'glossary', 'references', 'genindex']}
+             'To look up': ['summary', 'claims', 'measured', 'glossary', 'references',
+                            'genindex']}
     return ''.join(f'```{{toctree}}\n:hidden:\n:caption: {name}\n\n' + '\n'.join(docs) + '\n```\n'
                    for name, docs in parts.items() if docs)
 
@@ -230,7 +231,7 @@ def write_sources(src, root):
     entries = '\n'.join(reference(k, e) for k, e in bib.items())
     write(src/'references.md', '# References\n\n' + entries)
     write(src/'glossary.md', anchored(glossary, bib))
-    shutil.copy(nbs/'summary.md', src)
+    for page in ('summary.md', 'measured.md'): shutil.copy(nbs/page, src)
     shutil.copytree(nbs, src/'notebooks')
     shutil.copytree(nbs/'images', src/'images')
     shutil.copytree(ROOT/'tools'/'static', src/'_static')
