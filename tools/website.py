@@ -222,7 +222,8 @@ def write_sources(src, root):
         page = lesson(stem, nb, bib, library)
         if stem == 'index': page['cells'].append(markdown(contents(notebooks, others, tasks)))
         write(src/f'{stem}.ipynb', json.dumps(page))
-    write(src/'library.md', apidoc.overview(library))
+    overview = markdown(apidoc.overview(library))
+    write(src/'library.ipynb', json.dumps({**library, 'cells': [overview]}))
     for task, cells in tasks.items():
         cells = [code_cell(c, False) if c['cell_type'] == 'code' else c
                  for c in apidoc.page(cells, notebooks)]
