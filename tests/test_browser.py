@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings('ignore::PendingDe
 AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
 LESSONS = readme.read_notebooks()
 PAGES = [*(f'{stem}.html' for stem in LESSONS), 'index.html', 'claims.html', 'glossary.html',
-         'summary.html', 'references.html', 'genindex.html', 'search.html', 'api/index.html',
+         'summary.html', 'references.html', 'genindex.html', 'search.html', 'explorer.html',
+         'api/index.html',
          *(f'api/{readme.module_of(nb)}.html' for nb in readme.exporting(LESSONS).values())]
 KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html',
          f'api/{readme.module_of(LESSONS[max(readme.exporting(LESSONS))])}.html']
