@@ -510,7 +510,8 @@ def non_finite(e: Evidence) -> Iterator[Finding | Skipped]:
     elif e.flow.loss is not None and not math.isfinite(e.flow.loss):
         yield Finding('non-finite', 'error', '(model)', 'nan or ∞', 'finite', None,
             f"The loss is {e.flow.loss}, though all that the model returns is finite: a target that "
-            "is nan, or a log of 0 or a division by 0 in the loss, does that.", '', '06_training')
+            "is nan, or in the loss a log of 0, a division by 0 or an exp of more than 88, does "
+            "that.", '', '06_training')
     else: yield from _infinite_gradients(e)
 
 def _why_strange(e, n):
@@ -519,7 +520,8 @@ def _why_strange(e, n):
     bad = sum(int((t.isnan() | (t == math.inf)).sum()) for t in given)
     if bad:
         total = sum(t.numel() for t in given)
-        return f"In the batch already {bad} of {total:,} numbers are not finite", ''
+        are = 'is' if bad == 1 else 'are'
+        return f"In the batch already {bad} of {total:,} numbers {are} not finite", ''
     own = dict(e.model.named_parameters())
     held = [p for p in (*n.params, *n.shifts) if p in own and not local(own[p]).isfinite().all()]
     if held: return f'{held[0]} is not finite to begin with', ''
@@ -534,9 +536,8 @@ def _infinite_gradients(e):
     for name in e.flow.infinite[:1]:
         yield Finding('non-finite', 'error', name, 'nan or ∞', 'finite', None,
             f"The gradients of {len(e.flow.infinite)} parameters, {name} the first, are not "
-            "finite, though the signal is: one step of training destroys the model. The derivative "
-            "of a root or a norm at 0 does that: add a small number under the root.", '',
-            '10_depth')
+            "finite, though the signal is: one step of training destroys the model. The slope of a "
+            "root at 0 does that: add a small number under it.", '', '10_depth')
 
 # %% ../nbs/13c_signals.ipynb #8dd67d73
 def _band(trail, nodes, values, curved=True):
