@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-import lab as learners, readme, website
+import apidoc, lab as learners, readme, website
 from conftest import CHROMIUM, ROOT, write_notebook
-from instep import guess_of, source
+from instep import guess_of, read
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
 AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
 LESSONS = readme.read_notebooks()
+LIBRARY = read(ROOT/'nbs'/'library.ipynb')
 PAGES = [*(f'{stem}.html' for stem in (*LESSONS, *readme.read_pages())), 'claims.html',
          'glossary.html', 'summary.html', 'measured.html', 'references.html', 'genindex.html',
-         'search.html', 'api/index.html',
-         *(f'api/{readme.module_of(nb)}.html' for nb in readme.exporting(LESSONS).values())]
-KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html',
-         f'api/{readme.module_of(LESSONS[max(readme.exporting(LESSONS))])}.html']
+         'search.html', *(f'api/{task}.html' for task in apidoc.tasks(LIBRARY))]
+KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html', 'library.html',
+         'api/initialize.html', 'howto/which_start.html']
 SCREENS = {'wide': dict(width=1280, height=900), 'phone': dict(width=390, height=844),
            'tablet': dict(width=768, height=1024), 'laptop': dict(width=1440, height=900)}
 
@@ -86,27 +86,9 @@ def test_page(site, browser, name, theme):
     page.close()
 
 def test_every_page_is_opened(site):
-    moved = {f'{stem}.html' for stem in website.MOVED}     # these only lead on
+    moved = {f'{old}.html' for old in website.moved(LESSONS, LIBRARY)}     # these only lead on
     made = {p.relative_to(site).as_posix() for p in site.rglob('*.html')}
     assert sorted(PAGES) == sorted(made - moved)
-
-def test_search_finds(site, browser):
-    page, complaints = open_page(browser, (site/'index.html').as_uri())
-    page.fill('.sidebar-search', 'LSUV'); page.press('.sidebar-search', 'Enter')
-    page.wait_for_selector('#search-results li a')
-    page.wait_for_function(
-        "document.querySelector('.search-summary')?.textContent.includes('found')")
-    hits = page.eval_on_selector_all('#search-results li a',
-                                     'links => links.map(a => a.getAttribute("href"))')
-    said = [p.stem for p in sorted((ROOT/'nbs').glob('*.ipynb'))
-            if any('LSUV' in source(c) for c in json.loads(p.read_text(encoding='utf-8'))['cells']
-                   if c['cell_type'] == 'markdown')]
-    assert said and all(any(h.startswith(f'{stem}.html') for h in hits) for stem in said)
-    assert complaints == []
-    page.goto((site/'search.html').as_uri() + '?q=nosuchwordatall')
-    page.wait_for_function("document.querySelector('.search-summary, #search-results p')"
-                           "?.textContent.match(/did not match|no .*results|0 /i)")
-    page.close()
 
 @pytest.mark.parametrize(
     'old, new, said',

@@ -4,7 +4,7 @@ What stands between `<!-- begin NAME -->` and `<!-- end NAME -->`, in README.md 
 cell of nbs/index.ipynb, is made here from the notebooks, and so is each reading time in the index
 (see `timed`). With --check nothing is written, and the exit code is 1 when something is not what
 the notebooks say."""
-import ast, base64, re, sys
+import ast, base64, html, re, sys
 from pathlib import Path
 
 from instep import directives, guess_of, module_of, notebooks_in, read, source
@@ -99,13 +99,45 @@ def show(x):
     if isinstance(x, str): return x
     return f'{x:,.0f}' if x == round(x) and abs(x) < 1e7 else f'{x:.4g}'
 
+def bounds(row):
+    "Lowest and highest value that a row of a ledger allows, as far as it prints them."
+    span = next((x for x in (row['predicted'], row['tolerance']) if ' … ' in str(x)), None)
+    if span:
+        lo, hi = map(float, span.split(' … '))      # of four digits
+        return lo - 5e-4*abs(lo), hi + 5e-4*abs(hi)
+    allowed = float(row['tolerance'].removeprefix('±').partition(' ')[0])       # of two digits
+    off = 1.05*allowed + 1e-8*abs(row['predicted'])
+    return row['predicted'] - off, row['predicted'] + off
+
+def verdict(rows):
+    "How many checks a ledger holds, and which of them lie outside, in a few words."
+    def inside(row):
+        lo, hi = bounds(row)
+        return lo <= row['measured'] <= hi
+    outside = [r['what'] for r in rows if not inside(r)]
+    if outside: found = f"{len(outside)} outside: {', '.join(outside)}"
+    else: found = 'all inside' if len(rows) > 1 else 'inside'
+    return f'{len(rows)} check' + 's'*(len(rows) > 1) + f', {found}'
+
+def folded(rows, markdown, name=''):
+    "The table of a ledger behind a line that says how it came out."
+    return (f'<details class="ledger">\n<summary>{html.escape(name + verdict(rows))}</summary>\n\n'
+            f'{markdown}\n\n</details>')
+
 def claims_page(notebooks):
     "A page of the site: what every ledger of the course predicted and measured."
-    rows = table('lesson | what | predicted | measured | tolerance', (
-        f"[{number_of(name)}]({name}.ipynb) | {r['what']} | {show(r['predicted'])} | "
-        f"{show(r['measured'])} | {r['tolerance']}"
-        for name, r in figure_rows(notebooks) if not is_appendix(name)))
-    return f'# Every claim\n\nWhat the lessons predicted and measured, by ledger.\n\n{rows}'
+    parts, n = [], 0
+    for name, nb in notebooks.items():
+        rows = [r for l in ledgers(nb) for r in l['rows']]
+        if not rows or is_appendix(name): continue
+        claims = table('what | predicted | measured | tolerance', (
+            f"{r['what']} | {show(r['predicted'])} | {show(r['measured'])} | {r['tolerance']}"
+            for r in rows))
+        parts.append(folded(rows, f'{claims}\n\nFrom [lesson {number_of(name)}]({name}.ipynb).',
+                            f'{number_of(name)} · {title(nb)}: '))
+        n += len(rows)
+    return '\n\n'.join(['# Every claim', f'The {n} numbers that the lessons predict and measure, '
+                        'lesson by lesson: open one to see its ledger.', *parts])
 
 # ---- the blocks, by name ---------------------------------------------------------------------
 

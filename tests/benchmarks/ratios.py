@@ -10,7 +10,7 @@ def report(what, ours, theirs, limit, repeat=15, faster=False, clock=time.perf_c
     """Print the median of `ours`/`theirs` over `repeat` turns, and whether it reaches `limit`.
 
     Of `theirs`/`ours` when it is to be `faster`; give it back between its quartiles. With
-    `clock=time.process_time`, work on one thread is measured apart from its neighbours'."""
+    `clock=time.process_time`, work on one thread is measured apart from its neighbors'."""
     ours(); theirs()   # once to warm up
     pairs = [(seconds(ours, clock), seconds(theirs, clock)) for _ in range(repeat)]
     low, mid, high = statistics.quantiles([b/a if faster else a/b for a, b in pairs], n=4)
