@@ -20,7 +20,7 @@ LESSONS = readme.read_notebooks()
 LIBRARY = read(ROOT/'nbs'/'library.ipynb')
 PAGES = [*(f'{stem}.html' for stem in (*LESSONS, *readme.read_pages())), 'claims.html',
          'glossary.html', 'summary.html', 'measured.html', 'references.html', 'genindex.html',
-         'search.html', *(f'api/{task}.html' for task in apidoc.tasks(LIBRARY))]
+         'search.html', 'explorer.html', *(f'api/{task}.html' for task in apidoc.tasks(LIBRARY))]
 KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html', 'library.html',
          'api/initialize.html', 'howto/which_start.html']
 SCREENS = {'wide': dict(width=1280, height=900), 'phone': dict(width=390, height=844),

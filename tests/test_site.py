@@ -42,7 +42,7 @@ def problems(folder):
                 if target.is_dir(): target /= 'index.html'
                 if url.startswith('data:'): continue
                 if not target.exists(): yield say + f'{url} leads nowhere'
-                elif anchor and target in anchors and anchor not in anchors[target]:
+                elif anchor and '=' not in anchor and target in anchors and anchor not in anchors[target]:
                     yield say + f'{url}: no such anchor'
         for img in s.find_all('img'):
             if len(img.get('alt', '')) < 20 or img['alt'].endswith('.png'):
@@ -179,7 +179,7 @@ def small(tmp_path):
     "A function that builds a site of one small lesson, and returns its page."
     def build(cells=SMALL):
         (tmp_path/'nbs').mkdir(exist_ok=True)
-        for f in ('glossary.md', 'summary.md', 'measured.md', 'references.bib'):
+        for f in ('glossary.md', 'summary.md', 'measured.md', 'references.bib', 'explorer.html'):
             shutil.copy(ROOT/'nbs'/f, tmp_path/'nbs')
         shutil.copytree(ROOT/'nbs'/'images', tmp_path/'nbs'/'images', dirs_exist_ok=True)
         for stem in ('01_core', 'index', 'library'):

@@ -95,12 +95,23 @@ def opening(text, stem, nb, library):
     line = '\n\n{.lesson-links}\n' + ' · '.join(links)
     return re.sub(r'^> .*$', lambda m: m[0] + line, text, count=1, flags=re.M)
 
+EXPLORER = re.compile(r'\[([^][]+)\]\(((?:\.\./)?explorer\.html[^)\s]*)\)')
+
+def played(text):
+    """Text whose links to the explorer are HTML, since Sphinx does not know that page.
+
+    One that is a paragraph of its own is of the class that site.js makes a frame of."""
+    def link(m): return f'<a href="{html.escape(m[2])}">{m[1]}</a>'
+    text = re.sub(rf'^{EXPLORER.pattern}$', lambda m: f'<p class="explorer">{link(m)}</p>', text,
+                  flags=re.M)
+    return EXPLORER.sub(link, text)
+
 def lesson(stem, nb, bib, library):
     "The notebook as Sphinx shall see it: nothing hidden, no directive line, solutions folded."
     cells, in_solution = [], False
     for k, c in enumerate(nb['cells']):
         if c['cell_type'] == 'markdown':
-            text = anchored(source(c), bib)
+            text = played(anchored(source(c), bib))
             if in_solution or '\n## Solutions' in '\n' + text:
                 text, in_solution = fold_solutions(text, in_solution)
             cells.append(markdown(text))
@@ -222,7 +233,8 @@ def write_sources(src, root):
         page = lesson(stem, nb, bib, library)
         if stem == 'index': page['cells'].append(markdown(contents(notebooks, others, tasks)))
         write(src/f'{stem}.ipynb', json.dumps(page))
-    write(src/'library.md', apidoc.overview(library))
+    overview = markdown(apidoc.overview(library))
+    write(src/'library.ipynb', json.dumps({**library, 'cells': [overview]}))
     for task, cells in tasks.items():
         cells = [code_cell(c, False) if c['cell_type'] == 'code' else c
                  for c in apidoc.page(cells, notebooks)]
@@ -301,6 +313,7 @@ def build(out, root=ROOT, work=ROOT/'_build'/'site'):
     if app.statuscode:
         raise SystemExit(f'Sphinx ended with status {app.statuscode}')
     redirect(work/'html', moved(notebooks, library))
+    shutil.copy(root/'nbs'/'explorer.html', work/'html')
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(work/'html', out)
     return app

@@ -21,3 +21,12 @@ addEventListener('beforeprint', () => {
   opened = [...document.querySelectorAll('article details:not([open])')];
   for (const d of opened) d.open = true; });
 addEventListener('afterprint', () => { for (const d of opened) d.open = false; });
+// Where a lesson invites to the explorer, it is on the page itself, as high as it says that it is.
+addEventListener('DOMContentLoaded', () => {
+  for (const a of document.querySelectorAll('p.explorer > a')) {
+    const frame = document.createElement('iframe');
+    Object.assign(frame, {className: 'explorer', loading: 'lazy', title: a.textContent, src: a.getAttribute('href') + '&embed'});
+    a.parentNode.replaceWith(frame);
+    addEventListener('message', e => {
+      if (e.source === frame.contentWindow && e.data?.explorer > 0) frame.style.height = `${e.data.explorer}px`; }); }
+});
