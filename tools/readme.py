@@ -168,7 +168,7 @@ def lessons(notebooks):
     for title, part in parts(notebooks).items():
         shops = {s: nb for s, nb in part.items() if is_workshop(s)}
         main = {s: nb for s, nb in part.items() if s not in shops}
-        out += [f'### {title} ({hours(main)})', questions('lesson', main)]
+        out += [f'### {title}', f'Reading time: {hours(main)}.', questions('lesson', main)]
         if shops:
             out += [f'<details><summary>{len(shops)} workshops behind it, {hours(shops)}</summary>',
                     questions('workshop', shops), '</details>']
