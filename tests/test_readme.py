@@ -50,6 +50,10 @@ def test_each_lesson_is_in_one_part():
     assert sorted(found) == sorted(LESSONS)
     assert list(readme.parts(LESSONS))[-1] == 'Appendix' and len(readme.parts(LESSONS)) == 6
 
+def test_what_is_a_workshop():
+    assert readme.is_workshop('04a_layers') and readme.is_workshop('10c_explorer')
+    assert readme.is_lesson('09c_measured') and readme.is_lesson('04_why_sqrt5')
+
 def test_times_are_the_lessons():
     one, two = readme.minutes(LESSONS['00_start']), readme.minutes(LESSONS['04_why_sqrt5'])
     text = 'See [00](00_start.ipynb), 7 minutes, [04](04_why_sqrt5.ipynb), 9½ hours, and so on.'
