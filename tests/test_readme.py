@@ -2,9 +2,10 @@
 import re, sys
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 import instep, readme
-from conftest import ROOT
+from conftest import CHROMIUM, ROOT
 
 sys.path.append(str(ROOT/'tests'/'benchmarks'))
 import ratios
@@ -49,6 +50,10 @@ def test_each_lesson_is_in_one_part():
     assert sorted(found) == sorted(LESSONS)
     assert list(readme.parts(LESSONS))[-1] == 'Appendix' and len(readme.parts(LESSONS)) == 6
 
+def test_what_is_a_workshop():
+    assert readme.is_workshop('04a_layers') and readme.is_workshop('10c_explorer')
+    assert readme.is_lesson('09c_measured') and readme.is_lesson('04_why_sqrt5')
+
 def test_times_are_the_lessons():
     one, two = readme.minutes(LESSONS['00_start']), readme.minutes(LESSONS['04_why_sqrt5'])
     text = 'See [00](00_start.ipynb), 7 minutes, [04](04_why_sqrt5.ipynb), 9½ hours, and so on.'
@@ -58,6 +63,18 @@ def test_times_are_the_lessons():
     text = '[a](04_why_sqrt5.ipynb) to [b](05_kaiming.ipynb), 1 minutes'
     assert readme.timed(text, LESSONS).endswith(f', {two} minutes')
     assert readme.timed('[00](00_start.ipynb) and so on', LESSONS).endswith('and so on')
+
+@pytest.mark.site
+@pytest.mark.browser
+@pytest.mark.parametrize('paper', ['A4', 'Letter'])
+def test_which_start_fills_two_sheets(site, paper):
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        page = browser.new_page()
+        page.goto((site/'howto'/'which_start.html').as_uri())
+        sheets = re.findall(rb'/Type\s*/Page\b', page.pdf(format=paper))
+        browser.close()
+    assert len(sheets) == 2
 
 @pytest.mark.parametrize('each, said', [(45, '90 minutes'), (60, '2 hours'), (75, '2½ hours')])
 def test_hours_are_read_easily(monkeypatch, each, said):

@@ -37,8 +37,10 @@ def exporting(notebooks):
     return {stem: nb for stem, nb in notebooks.items() if module_of(nb)}
 
 def is_workshop(stem):
-    "A lettered notebook that exports a module; one that exports nothing is a lesson."
-    return bool(re.match(r'\d\d[a-z]_', stem) and module_of(read(ROOT/'nbs'/f'{stem}.ipynb')))
+    "A lettered notebook that exports a module, or says 'this workshop'; any other is a lesson."
+    if not re.match(r'\d\d[a-z]_', stem): return False
+    nb = read(ROOT/'nbs'/f'{stem}.ipynb')
+    return bool(module_of(nb) or 'this workshop' in source(opening_cell(nb)).lower())
 
 def is_appendix(stem): return stem.startswith('99')
 
@@ -53,13 +55,13 @@ def table(head, rows):
 
 # ---- of a lesson -----------------------------------------------------------------------------
 
+def opening_cell(nb): return next(c for c in nb['cells'] if c['cell_type'] == 'markdown')
+
 def question(nb):
-    head = next(c for c in nb['cells'] if c['cell_type'] == 'markdown')
-    return re.search(r'^> (.*)$', source(head), re.M)[1]
+    return re.search(r'^> (.*)$', source(opening_cell(nb)), re.M)[1]
 
 def title(nb):
-    head = next(c for c in nb['cells'] if c['cell_type'] == 'markdown')
-    return re.search(r'^# (.*)$', source(head), re.M)[1]
+    return re.search(r'^# (.*)$', source(opening_cell(nb)), re.M)[1]
 
 def minutes(nb):
     """Reading time, to five minutes.
@@ -168,7 +170,7 @@ def lessons(notebooks):
     for title, part in parts(notebooks).items():
         shops = {s: nb for s, nb in part.items() if is_workshop(s)}
         main = {s: nb for s, nb in part.items() if s not in shops}
-        out += [f'### {title} ({hours(main)})', questions('lesson', main)]
+        out += [f'### {title}', f'Reading time: {hours(main)}.', questions('lesson', main)]
         if shops:
             out += [f'<details><summary>{len(shops)} workshops behind it, {hours(shops)}</summary>',
                     questions('workshop', shops), '</details>']
