@@ -452,7 +452,7 @@ def _ids(text):
 
 def _parser():
     from initnotes import __version__
-    parser = _Parser('initnotes', description='How neural networks are initialised: measured, '
+    parser = _Parser('initnotes', description='How neural networks are initialized: measured, '
                      'explained, and done.')
     parser.add_argument('--version', action='version', version=f'initnotes {__version__}')
     commands = parser.add_subparsers(dest='command', required=True, parser_class=_Parser)

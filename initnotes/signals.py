@@ -143,7 +143,7 @@ def _spreads(trail):
     return found
 
 def _walk(trail, nodes, curved=True):
-    "Centre and variance of the log's drift from the first of these nodes to each."
+    "Center and variance of the log's drift from the first of these nodes to each."
     centre, v, found = 0., 0., [(0., 0.)]
     for n in nodes[1:]:
         s, noise = trail.spread[n]

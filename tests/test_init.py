@@ -1092,9 +1092,9 @@ def test_why_a_parameter_is_not_to_be_set():
                           old(nn.utils.weight_norm, nn.Linear(3, 3)))
     why = {r.name: r.why for r in parameters_of(model)}
     assert why['0.weight'] == 'frozen' and 'meta' in why['1.bias'] and 'no shape' in why['2.weight']
-    assert 'parametrised' in why['3.parametrizations.weight.original0']
+    assert 'parametrized' in why['3.parametrizations.weight.original0']
     assert why['3.bias'] is None
-    assert 'parametrised' in why['4.weight_g']
+    assert 'parametrized' in why['4.weight_g']
 
 # ---- norms and layers that only rescale, known by what they do --------------------------------
 
@@ -1229,7 +1229,7 @@ def normed():
 def frozen_last(): b = linear(); b.f[3].requires_grad_(False); return b
 
 @pytest.mark.parametrize('block, kw, words', [
-    (lstm(), {}, 'LSTM is not proportional'), (normed(), {}, 'parametrised'),
+    (lstm(), {}, 'LSTM is not proportional'), (normed(), {}, 'parametrized'),
     (frozen_last(), {}, 'frozen'), (linear(), dict(exclude='0.f.3'), 'excluded'),
     (linear(), dict(rules={'0.f.3': .02}), 'the rule for 0.f.3 counts'),
     (linear(), dict(rules={'0': None}), 'the rule for 0'),
