@@ -17,7 +17,7 @@ SKIPPED = (nodes.title, nodes.comment, nodes.raw, nodes.math_block, nodes.image,
            nodes.target, addnodes.index, addnodes.toctree, addnodes.desc_signature)
 # What only Sphinx's own search needs, and what of it every page would load.
 UNUSED = ('searchtools.js', 'base-stemmer.js', 'english-stemmer.js', 'sphinx_highlight.js',
-          'doctools.js', 'documentation_options.js')
+          'doctools.js')
 
 def words(text): return ' '.join(text.split())
 
