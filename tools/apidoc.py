@@ -1,8 +1,8 @@
 """The library's pages, by task, from nbs/library.ipynb and from what the package says of itself.
 
-A page for each `## ` of the notebook. Below the example of each `### ` stands what the source says of
-the names in that heading: signature, argument comments, returns, errors, docstring. Sphinx's own
-autodoc cannot read docments."""
+A page for each `## ` of the notebook. Below the example of each `### ` stands what the source says
+of the names in that heading: signature, argument comments, returns, errors, docstring. Sphinx's
+own autodoc cannot read docments."""
 import ast, importlib, inspect, re, sys, textwrap
 from dataclasses import is_dataclass
 
@@ -13,10 +13,11 @@ from instep import code, module_of, nodes, source
 from readme import exporting, table
 
 def md(s):
-    "Plain text as Markdown: a public name between backticks is a link, what else is not is escaped."
+    "Plain text as Markdown: a public name in backticks is a link; what has none is escaped."
     parts = re.split(r'(`[^`]*`)', s or '')
     parts[::2] = [re.sub(r'([\\*_<>\[\]$|~{}])', r'\\\1', p) for p in parts[::2]]
-    parts[1::2] = [f'{{py:obj}}`.{p[1:]}' if p[1:-1] in initnotes.__all__ else p for p in parts[1::2]]
+    parts[1::2] = [f'{{py:obj}}`.{p[1:]}' if p[1:-1] in initnotes.__all__ else p
+                   for p in parts[1::2]]
     return ''.join(parts)
 
 def plain(prose): return ' '.join(md(prose).split())
@@ -73,11 +74,17 @@ def arguments(f, node):
         if arg.annotation: yield f':type {arg.arg}: {kind_of(arg.annotation)}'
     if what := docs['return'].docment: yield f':returns: {plain(what)}'
 
-def body(x, fields):
+def paragraphs(x):
+    "Of a docstring; one that begins with names and a colon is a list of such."
+    for p in inspect.cleandoc(x.__doc__ or '').split('\n\n'):
+        before, *items = re.split(r'^(?=\w+(?:, \w+)*: )', p, flags=re.M)
+        yield plain(p) + '\n' if before else '\n'.join(f'- {plain(i)}' for i in items) + '\n'
+
+def described(f, fields):
     "What stands below a signature: what it does, each argument, and what else there is to know."
-    summary, *more = (plain(p) + '\n' for p in inspect.cleandoc(x.__doc__ or '').split('\n\n'))
+    summary, *more = paragraphs(f)
     yield from ('', summary, *fields)
-    for e in errors(x) if inspect.isfunction(x) else ():
+    for e in errors(f):
         said = (e.__doc__ or '').partition(':')[0].rstrip('.')
         yield f':raises {e.__name__}: {plain(said)}'
     yield from ('', *more)
@@ -86,7 +93,7 @@ def function(f, name, kind='function'):
     node = tree(f)
     returns = f' -> {kind_of(node.returns)[1:-1]}' if node.returns else ''
     return directive(f'py:{kind}', f'{name}({signature(node)}){returns}',
-                     body(f, arguments(f, node)))
+                     described(f, arguments(f, node)))
 
 def directive(kind, argument, lines):
     "A MyST directive, in a fence longer than any in its content."
@@ -105,8 +112,9 @@ def fields(c):
         name, given = n.target.id, 'init=False' not in ast.unparse(n)
         if given: args.append(name + (f'={ast.unparse(n.value)}' if n.value else ''))
         comment = src[n.end_lineno - 1].encode()[n.end_col_offset:].decode().strip(' #')
-        what, its_type = ('param', 'type') if given else ('ivar', 'vartype')
-        listed += [f':{what} {name}: {plain(comment)}', f':{its_type} {name}: {kind_of(n.annotation)}']
+        what, of_type = ('param', 'type') if given else ('ivar', 'vartype')
+        listed += [f':{what} {name}: {plain(comment)}',
+                   f':{of_type} {name}: {kind_of(n.annotation)}']
     return ', '.join(args), listed
 
 def ancestry(c):
@@ -127,14 +135,15 @@ def members(c):
 
 def klass(c, name):
     init, args, listed = vars(c).get('__init__'), '', []
-    if is_dataclass(c) or hasattr(c, '_fields'): args, listed = fields(c)
+    if issubclass(c, initnotes.Report): pass    # nobody makes one of these by hand
+    elif is_dataclass(c) or hasattr(c, '_fields'): args, listed = fields(c)
     elif inspect.isfunction(init):
         args, listed = signature(tree(init)), arguments(init, tree(init))
     base = ancestry(c)[1]
     kind = plain(f'Kind of `{base.__name__}`.') if base not in (object, tuple) else ''
     return directive('py:exception' if issubclass(c, BaseException) else 'py:class',
                      f'{name}({args})' if args else name,
-                     ['', kind, *body(c, listed), '', *members(c)])
+                     ['', kind, '', *paragraphs(c), *listed, '', *members(c)])
 
 def constant(name, mod):
     "A constant, and the comment behind it."
@@ -224,7 +233,8 @@ def call(name, cell):
     found = [n for n in nodes(cell) if isinstance(n, ast.Call) and meant(n.func)
              or isinstance(n, ast.Assign) and meant(getattr(n.targets[0], 'value', None))]
     if not found: return next(l.strip() for l in code(cell).splitlines() if f'ini.{name}' in l)
-    return ' '.join(ast.get_source_segment(source(cell), min(found, key=lambda n: n.lineno)).split())
+    first = min(found, key=lambda n: n.lineno)
+    return ' '.join(ast.get_source_segment(source(cell), first).split())
 
 def row(entry):
     "A line of the first page: the heading's bold sentence, and the call."
