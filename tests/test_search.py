@@ -144,7 +144,7 @@ def test_index_is_small_and_no_page_loads_it(site):
         text = (site/f'{name}.html').read_text(encoding='utf-8')
         scripts = re.findall(r'<script[^>]* src="([^"?]+)', text)
         assert '_static/search.js' in scripts
-        assert not re.search('searchindex|language_data|searchtools|doctools', ' '.join(scripts))
+        assert not re.search('searchindex|find.js|language_data|searchtools|doctools', ' '.join(scripts))
     assert not (site/'_static'/'searchtools.js').exists()
 
 def test_index_comes_when_the_box_is_turned_to(site, browser):
@@ -258,7 +258,7 @@ def without_sections(text):
     index = json.loads(text.removeprefix('Search.setIndex(').removesuffix(')'))
     return f'Search.setIndex({json.dumps([(name, places[:1]) for name, places in index])})'
 
-JS = '_static/search.js'
+JS = '_static/find.js'
 @pytest.mark.parametrize('name, change, lost', [
     (JS, lambda s: s.replace("'glorot': 'xavier', ", ''), ['glorot']),
     (JS, lambda s: s.replace("'edge of chaos': 'order or chaos', ", ''), ['edge of chaos']),

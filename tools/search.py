@@ -2,7 +2,7 @@
 
 Sphinx makes and writes its index as before, with its stop words and its stemmer, but what is in it
 are sections, terms of the glossary and public names of the library, each with its text; the browser
-counts their words (static/search.js) when somebody begins to type."""
+counts their words (static/find.js) when somebody turns to a search box (static/search.js)."""
 import json, re
 from dataclasses import dataclass, field
 from pathlib import Path
