@@ -38,7 +38,7 @@ def explorer(browser):
 
 def settled(page):
     "Waits until ten nets are there."
-    page.wait_for_function("document.querySelector('#signal svg').getAttribute('aria-label')"
+    page.wait_for_function("document.querySelector('#signal g').getAttribute('aria-label')"
                            ".includes('median of ten nets')")
     return page
 
@@ -69,6 +69,7 @@ def table(page):
 def number(text):
     "What a cell says; of a range, its ends."
     if ' – ' in text: return [number(x) for x in text.split(' – ')]
+    if text == '…': return math.nan
     if not (found := re.fullmatch(r'([-−\d.]+·)?10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)', text)):
         return math.inf if 'inf' in text else float(text)
     power = int(found[2].translate(str.maketrans('⁻⁰¹²³⁴⁵⁶⁷⁸⁹', '-0123456789')))
@@ -107,12 +108,13 @@ def test_without_scripts_pictures_stand_there(browser, explorer):
 
 # ---- looks -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('theme', ['light', 'dark'])
-@pytest.mark.parametrize('width', [320, 360, 1366])
-def test_fits_and_has_no_barriers(explorer, theme, width):
+@pytest.mark.parametrize('width, theme', [
+    pytest.param(w, t, marks=[pytest.mark.proof]*((w, t) not in ((320, 'dark'), (1366, 'light'))))
+    for w in (320, 360, 1366) for t in ('light', 'dark')])
+def test_fits_and_has_no_barriers(explorer, width, theme):
     page = explorer(theme=theme, width=width)
     assert fits(page)
-    if width == 360: assert barriers(page) == []          # with its question
+    if width < 1366: assert barriers(page) == []          # with its question
     page.goto(PATH.as_uri() + TANH + '&show&guess=-2'); page.reload()
     settled(page); table(page)
     page.locator('#quiz').scroll_into_view_if_needed()
@@ -121,7 +123,7 @@ def test_fits_and_has_no_barriers(explorer, theme, width):
     shots = ROOT/'_build'/'screenshots'
     shots.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=shots/f'explorer-{width}-{theme}.png', full_page=True)
-    if width != 320: assert barriers(page) == []
+    if width > 320: assert barriers(page) == []
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != 'rgb(255, 255, 255)'
     assert dark == (theme == 'dark')
 
@@ -214,7 +216,7 @@ def test_point_by_mouse_and_back(explorer):
     page.go_forward()
     assert page.inner_text('#says') != said
 
-@pytest.mark.parametrize('act', ['relu', 'tanh', 'silu'])
+@pytest.mark.parametrize('act', ['relu', 'silu'])
 def test_named_starts(explorer, act):
     page = explorer(f'#act={act}&show&width=32&depth=5')
     for m in page.evaluate(f"Explorer.marks('{act}', 32)"):
@@ -254,7 +256,7 @@ def test_every_control_by_keyboard_and_mouse(explorer):
     changes('seed', '4', lambda: page.locator('#draw').click())
     changes('seed', '77', lambda: (page.fill('#seed', '77'), page.keyboard.press('Enter')))
     changes('sw', '1.25', lambda: (page.fill('#sw', '1.25'), page.keyboard.press('Tab')))
-    changes('sw', '3', lambda: (page.fill('#sw', '99'), page.keyboard.press('Tab')))
+    changes('sw', '30', lambda: (page.fill('#sw', '99'), page.keyboard.press('Tab')))
     changes('sb', '0.5', lambda: (page.fill('#sb', '.5'), page.keyboard.press('Tab')))
     changes('sb', '0.5', lambda: (page.fill('#sb', ''), page.keyboard.press('Tab')))
     assert page.input_value('#sb') == '0.5'
@@ -264,9 +266,11 @@ def test_every_control_by_keyboard_and_mouse(explorer):
     '#act=selu&sw=0.5&sb=1&depth=2&width=128&residual=0&seed=9999'])
 def test_address_there_and_back(explorer, hash_):
     page = explorer(hash_)
-    page.locator('#draw').click(); state(page)
+    page.locator('#draw').click()
+    assert state(page)['seed'] in ('13', '0')
     page.go_back()
     assert page.evaluate('location.hash') == hash_
+    assert page.locator('#answer').is_visible() == hash_.endswith('show')
     assert page.locator('#acts :checked').input_value() in hash_
     for key in ('sw', 'sb', 'depth', 'width', 'seed'):
         assert f'{key}={page.input_value("#" + key)}' in hash_
@@ -290,7 +294,7 @@ def test_a_link_and_the_python_are_copied(explorer):
 
 # ---- what is drawn is what the engine says ---------------------------------------------------
 
-@pytest.mark.parametrize('hash_', [TANH, '#act=relu&sw=1.2&sb=0.3&depth=12&width=32&residual=1'])
+@pytest.mark.parametrize('hash_', [TANH, '#act=relu&sw=1.2&sb=0.3&depth=12&width=32&residual=1&seed=5'])
 def test_table_says_what_the_engine_says(explorer, hash_):
     page = settled(explorer(hash_ + '&show'))
     rows, now = table(page), state(page)
@@ -315,7 +319,8 @@ def test_table_says_what_the_engine_says(explorer, hash_):
     assert page.inner_text('#says') == verdict
 
 SILENT = 'window.Worker = class { postMessage() {} }'
-@pytest.mark.parametrize('act', ['relu', 'tanh', 'gelu', 'silu', 'mish', 'selu', 'leaky_relu'])
+@pytest.mark.parametrize('act', ['relu', 'gelu', *(pytest.param(a, marks=pytest.mark.proof) for a in
+                                 ('tanh', 'silu', 'mish', 'selu', 'leaky_relu'))])
 def test_the_sketch_of_a_drag_is_close(explorer, act):
     "While one drags, the page's own quick theory is drawn; the engine's follows."
     page = explorer(script=SILENT)
@@ -332,14 +337,13 @@ def test_without_workers(explorer):
     page = settled(explorer(TANH + '&show', 'window.Worker = undefined'))
     assert len(table(page)) == 20
 
-@pytest.mark.parametrize('sw, way', [(3, 'up'), (.05, 'down')])
+@pytest.mark.parametrize('sw, way', [(8, 'up'), (.05, 'down')])
 def test_nets_that_break(explorer, sw, way):
-    page = settled(explorer(f'#act=relu&sw={sw}&sb=0&depth=100&width=32'
-                            f'&show'.replace('sw=3', 'sw=3&residual=1')))
+    page = settled(explorer(f'#act=relu&sw={sw}&sb=0&depth=100&width=32&show'))
     triangles = page.locator('#signal .broken').get_attribute('d')
-    assert triangles.count('Z' if 'Z' in triangles else 'z') == 10
+    assert triangles.count('z') == 10
     assert ('-9z' in triangles) == (way == 'up')
-    said = page.inner_text('#signal')
+    said = page.locator('#signal').text_content()
     assert ('overflows' if way == 'up' else 'underflows') in said
     last = table(page)[-1]
     assert last[2] == (math.inf if way == 'up' else 0)
@@ -351,8 +355,7 @@ def test_quiz(explorer):
     page, seen, right = explorer(), set(), 0
     page.locator('#quiz').scroll_into_view_if_needed()
     for played in range(1, 25):
-        page.wait_for_selector('#quiz-next:disabled')
-        page.wait_for_selector('#quiz button:not([class=right])')
+        page.wait_for_function("document.querySelectorAll('#quiz button[class=\"\"]').length == 4")
         buttons = page.locator('#quiz button')
         assert buttons.count() == 4 and page.locator('#quiz .right').count() == 0
         assert all('signal ends at' in b.get_attribute('aria-label') for b in buttons.all())
