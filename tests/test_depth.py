@@ -213,7 +213,7 @@ def test_a_gradient_through_a_real_layer():
 def test_the_limit_of_small_signals(f, slope):
     assert fixed_point(f, .9) == (0., 1.)
     assert math.isclose(chi(f, 0., 2.), 2*slope**2, rel_tol=1e-6)
-    assert math.isclose(correlation_length(f, .9/slope**2, 0.), -1/math.log(.9), rel_tol=1e-6)
+    assert math.isclose(correlation_length(f, .9, 0.), -1/math.log(.9*slope**2), rel_tol=1e-6)
 
 # ---- the edge ---------------------------------------------------------------------------------
 
