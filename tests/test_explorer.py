@@ -157,14 +157,14 @@ def test_nets_compute_in_single_precision(page):
     assert page.evaluate('a => Explorer.run(...a).grad[0][0]', [[turned], *asked[1:]]) == 1
 
 def test_overflow_and_underflow(page):
-    "They happen within two layers of where the theory's rms leaves single precision."
+    "They happen within four layers of where the theory's rms leaves single precision."
     up = dict(act='selu', sw=4., sb=.1, depth=100, width=32, residual=0)
     theory, (net,) = nets(page, up, 1)
     lost = next(l for l, q in enumerate(net['q']) if not math.isfinite(q or math.nan))
-    assert abs(lost - next(l for l, x in enumerate(theory) if x['q']**.5 > 3.4e38)) <= 2
+    assert abs(lost - next(l for l, x in enumerate(theory) if x['q']**.5 > 3.4e38)) <= 4
     down = dict(act='relu', sw=.02, sb=0., depth=60, width=32, residual=0)
     theory, (net,) = nets(page, down, 1)
-    assert abs(net['q'].index(0) - next(l for l, x in enumerate(theory) if x['q']**.5 < 1e-45)) <= 2
+    assert abs(net['q'].index(0) - next(l for l, x in enumerate(theory) if x['q']**.5 < 1e-45)) <= 4
     assert net['grad'][0] == 0 and net['diff'][-1] == 0
 
 # ---- words and programs ----------------------------------------------------------------------
@@ -239,11 +239,11 @@ FAULTS = [   # what is written, in place of what, and the table that has to noti
     ('too few points for two', 'legendre(10)', 'legendre(6)', 'correlations'),
     ('a corner inside a panel', 'corner = Math.atan2(A, B)', 'corner = .9 * Math.atan2(A, B)',
      'correlations'),
-    ('panels that end too early', '10 - left', '4 - left', 'averages'),
+    ('panels that end too early', 'left < 10;', 'left < 4;', 'averages'),
     ('no finer panels', 'min(1.5, max(1.5 / scale, left), 10 - left)', 'min(1.5, 10 - left)',
      'averages'),
     ('the length at the edge', '-1 / log(slope)', '1 / abs(1 - slope)', 'fixed'),
-    ('where the length only balances', '> 1 + 1e-6 ? null : q', '> 9 ? null : q', 'fixed'),
+    ('where the length only balances', '< 1 + 1e-6 ? 1 : null', '< 9 ? 1 : null', 'fixed'),
     ('half a crossing', 'low = 0;', 'low = .5;', 'fixed'),
     ('the gradient of the layer behind', 'next(residual, 1, layers[l].chi)',
      'next(residual, 1, layers[l + 1].chi)', 'theory'),

@@ -24,8 +24,9 @@ def exporting(notebooks):
     return {stem: nb for stem, nb in notebooks.items() if module_of(nb)}
 
 def is_workshop(stem):
-    "A lettered notebook that exports a module; one that exports nothing is a lesson."
-    return bool(re.match(r'\d\d[a-z]_', stem) and module_of(read(ROOT/'nbs'/f'{stem}.ipynb')))
+    "A lettered notebook that asks for no guess: the machinery behind a lesson."
+    return bool(re.match(r'\d\d[a-z]_', stem)) and not any(
+        map(guess_of, read(ROOT/'nbs'/f'{stem}.ipynb')['cells']))
 
 def is_appendix(stem): return stem.startswith('99')
 

@@ -16,7 +16,7 @@ from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 import apidoc, readme
 from instep import code, directives, guess_of, module_of, read, source
-from notebooks import GUESS, LEDGER
+from notebooks import GUESS, OWN
 
 ROOT = Path(__file__).resolve().parent.parent
 CFG = ConfigParser(delimiters=['='])
@@ -42,7 +42,7 @@ def code_cell(cell, in_solution):
     if said.get('fig-alt'):
         meta['mystnb'] = dict(image=dict(alt=said['fig-alt']))
     outputs = [{**o, 'data': {mime: x for mime, x in o['data'].items()
-                        if mime not in (LEDGER, GUESS)}}   # which are text, or Markdown, too
+                        if not mime.startswith(OWN)}}   # what is text, or Markdown, too
                if 'data' in o else o for o in cell['outputs']]
     return {**cell, 'metadata': meta, 'source': code(cell).strip('\n'), 'outputs': outputs}
 
