@@ -67,7 +67,7 @@ class Report(list):
         lines = ['| ' + ' | '.join(c.replace('|', '\\|').replace('\n', ' ') for c in row) + ' |'
                  for row in [head, *rows]]
         lines.insert(1, '|---'*len(head) + '|')
-        return '\n'.join(lines + ['']*bool(self.summary()) + self.summary())
+        return '\n\n'.join(['\n'.join(lines), *self.summary()])
 
     def to_html(self) -> str:
         "An HTML table; every text is escaped."
@@ -132,7 +132,7 @@ def label_lines(
     ax: object,       # matplotlib axes whose lines have labels
     size: float = 9   # of the names, in points
 ) -> None:
-    "Write each line's label beside its last point, in its colour; names keep clear of each other."
+    "Write each line's label beside its last point, in its color; names keep clear of each other."
     ends, _ = [], (ax.get_xlim(), ax.get_ylim())   # matplotlib scales the axes only when asked
     for line in ax.lines:
         x, y = (torch.as_tensor(v, dtype=torch.float64) for v in line.get_data(orig=False))

@@ -45,7 +45,8 @@ def page(browser): return opened(browser, PAGE)
 ASKS = {
     'averages': '(f, q) => { const m = Explorer.moments(f, q); return [m.m1, m.m2, m.d2] }',
     'correlations': '(f, sw, sb, q, cs) => cs.map(c => Explorer.correlation(f, sw, sb, q, c))',
-    'fixed': '(f, sw, sb) => { const x = Explorer.fixed(f, sw, sb); return [x.q, x.c, x.chi, x.xi] }',
+    'fixed': """(f, sw, sb) => { const x = Explorer.fixed(f, sw, sb);
+                                return [x.q, x.c, x.chi, x.xi] }""",
     'marks': """f => { const m = Object.fromEntries(Explorer.marks(f).map(m => [m.key, m]));
                        return [m.gain.sw, m.edge.sw, m.edge.sb] }""",
     'edge': '(f, sb) => Explorer.edgeAt(f, sb)',
@@ -172,7 +173,8 @@ def test_overflow_and_underflow(page):
 NUMBER = r'([\d.]+)(?:·10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?'
 
 def value(m):
-    return float(m[0])*10.**int((m[1] or '0').translate(str.maketrans('⁻⁰¹²³⁴⁵⁶⁷⁸⁹', '-0123456789')))
+    raised = str.maketrans('⁻⁰¹²³⁴⁵⁶⁷⁸⁹', '-0123456789')
+    return float(m[0])*10.**int((m[1] or '0').translate(raised))
 
 @pytest.mark.parametrize('net, known', GRIDS['theory'], ids=lambda x: str(x[0]))
 def test_the_sentence_says_what_python_computes(page, net, known):
@@ -188,7 +190,8 @@ def test_the_sentence_says_what_python_computes(page, net, known):
     size = ['vanishes', 'shrinks', 'keeps its size', 'grows', 'explodes']
     where = [bisect.bisect([1e-3, .1, 10, 1e3], x) for x in (p/q, g)]
     assert f'The signal {size[where[0]]} ' in said and f'the gradient {size[where[1]]} ' in said
-    apart = ['become alike', 'grow more alike', 'stay as different as they were', 'are driven apart']
+    apart = ['become alike', 'grow more alike', 'stay as different as they were',
+             'are driven apart']
     assert f'two inputs {apart[bisect.bisect([.1, .8, 1.25], (1 - d)/(1 - c))]} ' in said
 
 PROGRAMS = [('tanh', 'torch', 0), ('tanh', 'lecun', 0), ('gelu', 'kaiming', 1), ('tanh', 'gain', 0),
