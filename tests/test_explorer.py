@@ -101,6 +101,24 @@ def test_tables_hold_what_the_page_knows(page):
         assert {row[0][0] for row in GRIDS[name]} == set(acts)
     assert set(GRIDS) == {*ASKS, 'weights'}
 
+def test_the_band_is_two_standard_deviations_wide(page):
+    state = dict(act='tanh', sw=1.2, sb=.1, depth=9, width=32, residual=0)
+    for band in page.evaluate('s => Explorer.theory(s).map(l => l.band)', state):
+        ends = (band['mean'] + k*math.sqrt(band['variance']) for k in (-2, 2))
+        assert [band['lo'], band['hi']] == pytest.approx([math.exp(x) for x in ends], rel=1e-12)
+
+@pytest.mark.parametrize('act', ['relu', 'leaky_relu', 'tanh', 'gelu', 'silu', 'mish', 'selu'])
+def test_edge_curve(page, act):
+    "Its points are those that `edgeAt` finds, one by one."
+    curve = page.evaluate('act => Explorer.edgeCurve(act)', act)
+    if 'relu' in act:
+        gain = page.evaluate('act => Explorer.edgeAt(act, 0)', act)
+        assert [sw for sw, _ in curve] == pytest.approx([gain]*2, rel=1e-9)
+        return
+    for sw, sb in curve[2::len(curve)//5]:
+        assert page.evaluate('([a, sb]) => Explorer.edgeAt(a, sb)', [act, sb]) == pytest.approx(sw, rel=1e-5)
+    assert curve[-1][1] > 1.25           # as far as the page draws it
+
 # ---- nets drawn at random --------------------------------------------------------------------
 
 STATES = [dict(act='tanh', sw=1.6, sb=.3, depth=8, width=32, residual=0),
@@ -248,12 +266,11 @@ FAULTS = [   # what is written, in place of what, and the table that has to noti
     ('the length at the edge', '-1 / log(slope)', '1 / abs(1 - slope)', 'fixed'),
     ('where the length only balances', '< 1 + 1e-6 ? 1 : null', '< 9 ? 1 : null', 'fixed'),
     ('half a crossing', 'low = 0;', 'low = .5;', 'fixed'),
-    ('the gradient of the layer behind', 'next(residual, 1, layers[l].chi)',
-     'next(residual, 1, layers[l + 1].chi)', 'theory'),
+    ('the gradient of the layer behind', 'next(1, layers[l].chi)',
+     'next(1, layers[l + 1].chi)', 'theory'),
     ('a factor too many', 'if (l < depth - 1) grad', 'grad', 'theory'),
     ('half the difference', 'diff = 2 * q0 * (1 - c0)', 'diff = q0 * (1 - c0)', 'theory'),
-    ('a stream that forgets differences', 'diff = next(residual, diff', 'diff = next(0, diff',
-     'theory'),
+    ('a stream that forgets differences', 'next(diff, difference(', 'next(0, difference(', 'theory'),
     ('a band without 1/n', 'part * part * u + 2 / n', 'part * part * u', 'bands'),
     ('a band that is too wide for its curve', 'variance <= 1 || straight', 'true', 'bands'),
     ('a stream without memory', 'r ** j * (', '0 * (', 'bands'),
