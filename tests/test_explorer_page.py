@@ -294,7 +294,8 @@ def test_a_link_and_the_python_are_copied(explorer):
 
 # ---- what is drawn is what the engine says ---------------------------------------------------
 
-@pytest.mark.parametrize('hash_', [TANH, '#act=relu&sw=1.2&sb=0.3&depth=12&width=32&residual=1&seed=5'])
+@pytest.mark.parametrize('hash_', [
+    TANH, '#act=relu&sw=1.2&sb=0.3&depth=12&width=32&residual=1&seed=5'])
 def test_table_says_what_the_engine_says(explorer, hash_):
     page = settled(explorer(hash_ + '&show'))
     rows, now = table(page), state(page)
