@@ -17,7 +17,7 @@ OFFLINE := PYTHONPATH=$(CURDIR)/tools/offline
 PYTEST := $(BIN)/python -m pytest
 NOTEBOOKS := $(BIN)/python tools/notebooks.py
 
-.PHONY: help env run lab quick test proof nbdev processors store experiments site sweep bench clean learn dev
+.PHONY: help env run lab quick test proof nbdev processors store experiments site bundle sweep bench clean learn dev
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ experiments: dev ## train what the tables in nbs/experiments do not hold yet: ab
 
 site: dev ## the course as web pages, in _site: nothing is executed
 	$(BIN)/python tools/website.py
+
+bundle: site ## a release in one file, in _build: the site, the notebooks, the wheel
+	$(BIN)/python tools/bundle.py
 
 sweep: dev ## run all notebooks for INITNOTES_SEED = 0 … SEEDS-1
 	@$(NOTEBOOKS) sweep --seeds $(SEEDS)

@@ -1,4 +1,4 @@
-"How neural networks are initialised: measured, explained, and done. See the course in `nbs/`."
+"How neural networks are initialized: measured, explained, and done. See the course in `nbs/`."
 __version__ = "0.1.0"
 
 from .report import InputError, Report, set_seed

@@ -9,7 +9,7 @@ __all__ = ['SEVERITIES', 'CHECKS', 'AuditReport', 'audit', 'assert_healthy', 'ma
 import argparse, functools, html, importlib, importlib.util, json, math, os, sys, textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from operator import attrgetter
@@ -367,6 +367,31 @@ def _all_found(e, step):
         step()
     return found, looked
 
+# %% ../nbs/13e_checks.ipynb #5a1d0f02
+def _groups(module):
+    "What FSDP2 keeps of a module that was fully sharded: its groups of parameters."
+    state = module._get_fsdp_state()
+    several = getattr(state, '_fsdp_param_groups', None)
+    if several is None: several = [g for g in [state._fsdp_param_group] if g]   # older releases
+    return list(several)
+
+@contextmanager
+def _whole(model):
+    "Meanwhile the parameters that FSDP2 sharded are whole, on every process."
+    fsdp = sys.modules.get('torch.distributed.fsdp')     # without it there is none
+    parts = [m for m in model.modules() if fsdp and isinstance(m, fsdp.FSDPModule)]
+    for m in parts: m._get_fsdp_state()._lazy_init()     # else the first run changes what is kept
+    aside = dict(post_forward_mesh_info=None, reshard_after_backward=False, reduce_grads=False)
+    groups = [g for m in parts for g in _groups(m)]
+    kept = [{k: getattr(g, k) for k in aside} for g in groups]
+    try:
+        for g in groups: vars(g).update(aside)
+        for m in parts: m.unshard()
+        yield
+    finally:
+        for g, own in zip(groups, kept): vars(g).update(own)
+        for m in parts: m.reshard()
+
 # %% ../nbs/13e_checks.ipynb #cf6e4748
 def _looked(e, checks):
     "What was looked at."
@@ -414,7 +439,7 @@ def audit(
         model, args, kwargs, loss, builds = _made(model, args, kwargs, loss)
         chosen = _chosen(model, where, exclude)
         bar.update()
-        with undisturbed(model, args, kwargs):
+        with _whole(model), undisturbed(model, args, kwargs):
             e = measure(model, args, kwargs, loss, outputs.recorders(), chosen, builds)
             bar.update()
             found, checks = _all_found(e, bar.update)
@@ -452,7 +477,7 @@ def _ids(text):
 
 def _parser():
     from initnotes import __version__
-    parser = _Parser('initnotes', description='How neural networks are initialised: measured, '
+    parser = _Parser('initnotes', description='How neural networks are initialized: measured, '
                      'explained, and done.')
     parser.add_argument('--version', action='version', version=f'initnotes {__version__}')
     commands = parser.add_subparsers(dest='command', required=True, parser_class=_Parser)

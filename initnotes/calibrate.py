@@ -129,7 +129,7 @@ def _unknown(module, matrices):
         unknown = f'{held} of a {type(module).__name__}, which lsuv_kinds does not know'
         return _ROLES.get(matrices[0].role, unknown)
     if any(callable(getattr(module, k, None)) for k in ('weight', 'get_weight')):
-        return 'quantised: its weight is packed, no parameter'
+        return 'quantized: its weight is packed, no parameter'
     for k, b in module._buffers.items():
         if 'weight' in k and b is not None and b.dim() > 1:
             return f'its {k} is a buffer, no parameter'
@@ -535,7 +535,7 @@ def _cause(fit, found, count):
         what, leave = ('what it adds', "Scale that norm's weight yourself, or leave") if adds else (
             'its output', 'Leave')
         return (f"cannot be reached: {what} (std {first.std:.4g}, mean {first.mean:.4g}) does "
-                f"not depend on the scale of '{last}', as when a normalisation follows it. {leave} "
+                f"not depend on the scale of '{last}', as when a normalization follows it. {leave} "
                 "this block out.")
     if adds:
         return (f'cannot be reached behind the activation that ends the branch: after {count} '
@@ -724,7 +724,7 @@ def _checked(model, std, mean, tol):
     parameters = list(model.named_parameters())
     if parameters and all(p.is_meta for _, p in parameters):
         raise InputError(f"'{parameters[0][0]}' and all others are on the meta device and have no "
-                         "numbers: move the model with to_empty and initialise it first.")
+                         "numbers: move the model with to_empty and initialize it first.")
     for name, p in [*parameters, *model.named_buffers()]:
         if isinstance(p, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
             raise InputError(f"'{name}' has no shape yet, expected a weight: run the model once "
@@ -770,7 +770,7 @@ def _plan(model, where, at, exclude):
     for m in left & layers.keys(): layers[m].why = layers[m].why or 'excluded'
     if where is None and not layers:
         raise InputError(f"the {type(model).__name__} holds no layer that lsuv_kinds knows. "
-                         "(A scripted or quantised model has none: calibrate before that.)")
+                         "(A scripted or quantized model has none: calibrate before that.)")
     found = layers if where is None else find_modules(model, where).values()
     held = {l.module.get_submodule(l.kind.weight.rpartition('.')[0]): l.module
             for l in layers.values()}     # an attention's out_proj is set as the attention
@@ -876,7 +876,7 @@ def lsuv_(
     dry_run: bool = False,    # report what would be done, and leave everything as it was
     **kwargs: Any             # the batch's keyword arguments
 ) -> LsuvReport:              # a row per layer
-    """Layer-sequential unit-variance initialisation (Mishkin & Matas 2015, arXiv 1511.06422).
+    """Layer-sequential unit-variance initialization (Mishkin & Matas 2015, arXiv 1511.06422).
 
     In one forward: weight and bias are scaled as the batch flows through, and the output with them.
     A block (`where`) is set through its last weight layer, by a few more evaluations; a residual

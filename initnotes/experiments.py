@@ -166,7 +166,7 @@ OPTIMISERS = {'SGD': torch.optim.SGD, 'Adam': torch.optim.Adam}
 
 # %% ../nbs/07b_experiments.ipynb #a74a21b6
 def pooled(data: Mnist | None = None) -> tuple[torch.Tensor, ...]:
-    "MNIST of 14 × 14 pixels, normalised: training images and labels, 2,000 for validation."
+    "MNIST of 14 × 14 pixels, normalized: training images and labels, 2,000 for validation."
     data = data or mnist()
     def small(x): return F.avg_pool2d(x.view(-1, 1, 28, 28), 2).flatten(1)
     x, v = normalize_to(small(data.x_train), small(data.x_valid[:2000]))
@@ -237,7 +237,7 @@ class Experiment:
 
 def grid(
     low: dict,      # lowest and …
-    high: dict,     # … highest rate by optimiser
+    high: dict,     # … highest rate by optimizer
     **fields: list  # of each field of `Arm` but the rate, what it may be: all combinations
 ) -> tuple:         # of arms
     "Every combination, each at every rate."
@@ -308,7 +308,7 @@ def _accuracies(rows):
 
 def extended(
     rows: list  # of results so far
-) -> list[Arm]: # to train next, so that every best rate gets a neighbour on both sides
+) -> list[Arm]: # to train next, so that every best rate gets a neighbor on both sides
     "Arms beyond the ends of the grids whose best rate is at an end."
     means = {arm: _accuracies(r).mean().item() for arm, r in _by_arm(rows).items()}
     groups, more = {}, []
@@ -423,7 +423,7 @@ def ahead(
     tops: list,   # of `best`
     start: str,
     other: str,
-    **net: object # depth, residual, optimiser
+    **net: object # depth, residual, optimizer
 ) -> tuple[float, float]:
     "By how much one start is ahead of another, seed by seed: mean and half of the interval."
     (a,), (b,) = (of(tops, start=s, **net) for s in (start, other))

@@ -32,7 +32,7 @@ def _weight_of(layer):
     name = 'in_proj_weight' if isinstance(layer, nn.MultiheadAttention) else kind.weight
     if name in layer._parameters: return layer._parameters[name], f
     raise InputError(f"{name} of the {type(layer).__name__} is made from other parameters, "
-                     "expected a layer that is not parametrised: initialise before parametrising.")
+                     "expected a layer that is not parametrized: initialize before parametrizing.")
 
 # %% ../nbs/05b_families.ipynb #11a4d516
 def _axes_fans(w, in_axis, out_axis, batch_axis):
@@ -82,12 +82,12 @@ def variance_scaling_(
 # %% ../nbs/05b_families.ipynb #e0468caa
 def lecun_normal_(w: torch.Tensor | nn.Module,
                   generator: torch.Generator | None = None) -> torch.Tensor:
-    "LeCun's initialisation (1998): variance 1/fan_in, truncated normal, as in JAX."
+    "LeCun's initialization (1998): variance 1/fan_in, truncated normal, as in JAX."
     return variance_scaling_(w, 1., 'fan_in', 'truncated_normal', generator)
 
 def lecun_uniform_(w: torch.Tensor | nn.Module,
                    generator: torch.Generator | None = None) -> torch.Tensor:
-    "LeCun's initialisation (1998): variance 1/fan_in, uniform."
+    "LeCun's initialization (1998): variance 1/fan_in, uniform."
     return variance_scaling_(w, 1., 'fan_in', 'uniform', generator)
 
 # %% ../nbs/05b_families.ipynb #0e269864

@@ -670,7 +670,7 @@ def init_(
     residual: str | float | None = None,    # of each branch: 'depth', 'zero', or a factor
     batch: torch.Tensor | tuple | Mapping | None = None    # that shows the branches, for residual=
 ) -> InitReport:                      # a row per parameter
-    """Initialise a whole model by the fans of its modules (`fans`), all or nothing.
+    """Initialize a whole model by the fans of its modules (`fans`), all or nothing.
 
     Schemes: kaiming_, he_ (variance gain²/fan), xavier_, glorot_ (gain²·2/(fan_in + fan_out)) and
     lecun_ (1/fan_in), each with normal, uniform or trunc_normal; orthogonal; trunc_normal.

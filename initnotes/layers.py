@@ -91,7 +91,7 @@ def _internal(name):
     return 'parametrizations' in name.split('.')
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:  # by name; the model itself: '(model)'
-    "Every module, under its first name, without the machinery of parametrisations."
+    "Every module, under its first name, without the machinery of parametrizations."
     return {name or '(model)': m for name, m in model.named_modules() if not _internal(name)}
 
 def _is_named(name: str, pattern: str) -> bool:
@@ -222,7 +222,7 @@ def scaled_by(
         if len(chain) == 1 and isinstance(chain[0], _WeightNorm):
             return chain.original0, None
         makers = ', '.join(type(p).__name__.strip('_') for p in chain)
-        return None, f'parametrised by {makers}, which does not let a scale through'
+        return None, f'parametrized by {makers}, which does not let a scale through'
     hooks = owner._forward_pre_hooks.values()
     if any(isinstance(h, WeightNorm) and h.name == name for h in hooks):
         return owner._parameters[name + '_g'], None
@@ -234,7 +234,7 @@ def scaled_by(
     return None, None if getattr(owner, name) is None else f'its {name} is no parameter'
 
 # %% ../nbs/04a_layers.ipynb #c41b7a03
-_PARAMETRISED = 'parametrised: initialise before parametrising'
+_PARAMETRISED = 'parametrized: initialize before parametrizing'
 
 @dataclass(frozen=True)
 class ParameterRole:

@@ -45,7 +45,7 @@ class Callback:
     def after_backward(self, learn: 'Learner') -> None:
         "Gradients are there (training only). CancelBatch here leaves them to be added to."
     def after_step(self, learn: 'Learner') -> None:
-        "The optimiser has stepped (training only); gradients are cleared after this."
+        "The optimizer has stepped (training only); gradients are cleared after this."
     def after_batch(self, learn: 'Learner') -> None:
         "In any case, but for errors."
     def after_epoch(self, learn: 'Learner') -> None:
@@ -217,7 +217,7 @@ def _diverged(learn, batch, rates, value):
     raise DivergedError(
         f"the loss became {value} in epoch {learn.epoch}, batch {batch} of {phase}, at learning "
         f"rate {', '.join(f'{lr:.3g}' for lr in rates)}{late}: lower it, "
-        "look at the initialisation, or look for nan in the batch.", learn.epoch, batch)
+        "look at the initialization, or look for nan in the batch.", learn.epoch, batch)
 
 # %% ../nbs/06a_learner.ipynb #57e7cdfb
 def _check_fit(learn, epochs):
@@ -225,7 +225,7 @@ def _check_fit(learn, epochs):
         raise InputError(f"epochs is {epochs!r}, expected a whole number.")
     opt = learn.opt
     if not isinstance(opt, torch.optim.Optimizer):
-        raise InputError(f"opt is {opt!r}, expected an optimiser such as "
+        raise InputError(f"opt is {opt!r}, expected an optimizer such as "
                          "torch.optim.SGD(model.parameters(), lr=.1).")
     closure = inspect.signature(type(opt).step).parameters.get('closure')
     if closure and closure.default is closure.empty:
@@ -239,12 +239,12 @@ def _check_fit(learn, epochs):
     ours = set(map(id, learn.model.parameters()))
     if not any(id(p) in ours for g in opt.param_groups for p in g['params']):
         raise InputError("opt holds no parameter of the model, expected its own: "
-                         "was the model made anew after the optimiser?")
+                         "was the model made anew after the optimizer?")
 
 # %% ../nbs/06a_learner.ipynb #6ac4522a
 @dataclass(eq=False, repr=False)
 class Learner:
-    """A model, its data, its loss and its optimiser. `fit` trains; callbacks look on and step in.
+    """A model, its data, its loss and its optimizer. `fit` trains; callbacks look on and step in.
 
     A batch is a pair (inputs, target), or (input, input, …, target), or a dict that goes to the
     model by keyword and whose 'labels' are the target. `split` takes any other apart: inputs in
@@ -259,7 +259,7 @@ class Learner:
     # What callbacks find, besides these:
     epochs: int = field(default=0, init=False)              # of this fit
     epoch: int = field(default=0, init=False)               # counted from 0
-    step: int = field(default=0, init=False)                # of the optimiser, in this fit
+    step: int = field(default=0, init=False)                # of the optimizer, in this fit
     dl: Iterable = field(default=None, init=False)          # the loader in use
     training: bool = field(default=False, init=False)       # False: validation or prediction
     batch_idx: int | None = field(default=None, init=False) # in this pass, from 0
@@ -329,7 +329,7 @@ class Learner:
         return finder
 
     def save(self, path: str | os.PathLike) -> None:
-        "Write the states of model and optimiser to a file, whole or not at all."
+        "Write the states of model and optimizer to a file, whole or not at all."
         new = f'{os.fspath(path)}.{os.getpid()}.new'
         try:
             torch.save(dict(model=self.model.state_dict(), opt=self.opt.state_dict()), new)
@@ -439,7 +439,7 @@ class _Predictions(Callback):
         return _over(_joined, *self.parts)
 
 def _load(model, opt, path):
-    "States of model and optimiser from a file, all or nothing."
+    "States of model and optimizer from a file, all or nothing."
     device = next((p.device for p in model.parameters()), None)
     saved = torch.load(path, map_location=device, weights_only=True)
     if not (isinstance(saved, dict) and {'model', 'opt'} <= saved.keys()):
@@ -454,7 +454,7 @@ def _load(model, opt, path):
                          f"({len(off)} differ).")
     try: opt.load_state_dict(saved['opt'])
     except ValueError as e:
-        raise InputError(f"{path} does not fit the optimiser: {e}.") from None
+        raise InputError(f"{path} does not fit the optimizer: {e}.") from None
     model.load_state_dict(then)
 
 # %% ../nbs/06a_learner.ipynb #9eb4a2e8
@@ -694,7 +694,7 @@ def _write(tensors, values):
         for t, value in zip(tensors, values): t.copy_(value)
 
 def _keep(learn) -> ExitStack:  # close it
-    "What puts the model, the optimiser and all random states back."
+    "What puts the model, the optimizer and all random states back."
     undo = ExitStack()
     for m in learn.model.modules():
         for own in (vars(m), m._parameters): undo.callback(_reset, own, dict(own))
@@ -771,7 +771,7 @@ class LRFinder(Callback):
                           "tried: use learn.lr_find(), or fit more epochs.", stacklevel=2)
 
     def _weights(self):
-        "Of a loss and its neighbours: a triangle."
+        "Of a loss and its neighbors: a triangle."
         half = max(2, self.steps//20)
         return half + 1. - torch.arange(-half, half + 1).abs().double()
 

@@ -132,7 +132,7 @@ def label_lines(
     ax: object,       # matplotlib axes whose lines have labels
     size: float = 9   # of the names, in points
 ) -> None:
-    "Write each line's label beside its last point, in its colour; names keep clear of each other."
+    "Write each line's label beside its last point, in its color; names keep clear of each other."
     ends, _ = [], (ax.get_xlim(), ax.get_ylim())   # matplotlib scales the axes only when asked
     for line in ax.lines:
         x, y = (torch.as_tensor(v, dtype=torch.float64) for v in line.get_data(orig=False))

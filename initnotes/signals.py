@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from .report import InputError
-from .chain import links
+from .layers import local
+from .chain import _tensors, links
 from .depth import correlation_length
 from .evidence import Evidence, Finding, Skipped, _level
 from .isometry import _in_logs
@@ -143,7 +144,7 @@ def _spreads(trail):
     return found
 
 def _walk(trail, nodes, curved=True):
-    "Centre and variance of the log's drift from the first of these nodes to each."
+    "Center and variance of the log's drift from the first of these nodes to each."
     centre, v, found = 0., 0., [(0., 0.)]
     for n in nodes[1:]:
         s, noise = trail.spread[n]
@@ -498,24 +499,45 @@ def inputs(e: Evidence) -> Iterator[Finding | Skipped]:
                 "it is the mean, which all inputs share.", '', '02_data')
 
 def non_finite(e: Evidence) -> Iterator[Finding | Skipped]:
-    "Signals or gradients that are nan or infinite; −∞, of which masks are made, is fine."
+    "Signals, a loss or gradients that are nan or infinite; −∞, of which masks are made, is fine."
     if e.flow is None: return (yield Skipped('non-finite', '(model)', e.stopped))
     if e.flow.strange is not None:
         n = e.flow.strange
-        came = [e.flow.seen[m] for m in n.came if m in e.flow.seen]
-        large = any(seen.top > 1e15 for seen in came) or n.kind == 'weight'
-        why = 'Its inputs are too large for their format' if large else (
-            'A division by 0, the root or log of a negative number, or a softmax over keys that '
-            'are all masked, does that')
+        why, fix = _why_strange(e, n)
         yield Finding('non-finite', 'error', n.where, 'nan or ∞', 'finite', None,
             f"What {n.op} makes in '{n.where}' is not finite: nothing behind it can learn. {why}.",
-            'ini.lsuv_(model, *batch)' if large else '', '10_depth')
-    for name in e.flow.infinite[:1] if e.flow.strange is None else ():
+            fix, '10_depth')
+    elif e.flow.loss is not None and not math.isfinite(e.flow.loss):
+        yield Finding('non-finite', 'error', '(model)', 'nan or ∞', 'finite', None,
+            f"The loss is {e.flow.loss}, though all that the model returns is finite: a target that "
+            "is nan, or in the loss a log of 0, a division by 0 or an exp of more than 88, does "
+            "that.", '', '06_training')
+    else: yield from _infinite_gradients(e)
+
+def _why_strange(e, n):
+    "Why a node is the first that is not finite, and the line that repairs it."
+    given = [t for t in _tensors((e.args, e.kwargs)) if t.is_floating_point()]
+    bad = sum(int((t.isnan() | (t == math.inf)).sum()) for t in given)
+    if bad:
+        total = sum(t.numel() for t in given)
+        are = 'is' if bad == 1 else 'are'
+        return f"In the batch already {bad} of {total:,} numbers {are} not finite", ''
+    own = dict(e.model.named_parameters())
+    held = [p for p in (*n.params, *n.shifts) if p in own and not local(own[p]).isfinite().all()]
+    if held: return f'{held[0]} is not finite to begin with', ''
+    came = [e.flow.seen[m] for m in n.came if m in e.flow.seen]
+    if any(seen.top > 1e15 for seen in came) or n.kind == 'weight':
+        return 'Its inputs are too large for their format', 'ini.lsuv_(model, *batch)'
+    return ('A division by 0, the root or log of a negative number, or a softmax over keys that '
+            'are all masked, does that'), ''
+
+def _infinite_gradients(e):
+    "The gradients are not finite, though the signal is."
+    for name in e.flow.infinite[:1]:
         yield Finding('non-finite', 'error', name, 'nan or ∞', 'finite', None,
             f"The gradients of {len(e.flow.infinite)} parameters, {name} the first, are not "
-            "finite, though the signal is: one step of training destroys the model. The derivative "
-            "of a root or a norm at 0 does that: add a small number under the root.", '',
-            '10_depth')
+            "finite, though the signal is: one step of training destroys the model. The slope of a "
+            "root at 0 does that: add a small number under it.", '', '10_depth')
 
 # %% ../nbs/13c_signals.ipynb #8dd67d73
 def _band(trail, nodes, values, curved=True):

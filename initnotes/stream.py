@@ -315,9 +315,10 @@ class _Enter(_Called):
         known, x = self.look.known, first_tensor((args, kwargs))
         layer = x is not None and (isinstance(module, NORMS) or fans_of(module) is not None)
         known.running.append((self.name, _storage(x)[0] if layer else None))
-        for key, p in module._parameters.items():
-            n = self.look.names.get((module, key))
-            if p is not None and n: known.hold(p, _Fixed(frozenset([n])))
+        for m in module.modules():         # of inner ones too: attention uses a layer uncalled
+            for key, p in m._parameters.items():
+                n = self.look.names.get((m, key))
+                if p is not None and n: known.hold(p, _Fixed(frozenset([n])))
         before = None if x is None else known.of(x)
         kept = x.clone() if self.name in self.look.blocks else None    # it may be written
         self.look.open.append((before, kept))

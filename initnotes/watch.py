@@ -1258,7 +1258,7 @@ class ActivationStats(Record, Callback):
     def step(self,
         scale: float | torch.Tensor | object = 1.  # of the loss, or the `GradScaler` that scaled it
     ) -> None:
-        """The optimiser has stepped: note how far each parameter moved, and begin a new step.
+        """The optimizer has stepped: note how far each parameter moved, and begin a new step.
 
         Waits for a GPU only where it samples. Call it before the `update()` of a `GradScaler`."""
         self._needs_model()
@@ -1297,7 +1297,7 @@ class ActivationStats(Record, Callback):
         scale = torch.stack([torch.as_tensor(s).to(squares) for s in scales])[:, None]
         n = torch.tensor(self._moves.lengths).to(squares).expand_as(squares[:, 0])
         with_grad = n*torch.tensor(there).to(squares)
-        grads = squares[:, 2]                # as the optimiser saw them: GradScaler has divided
+        grads = squares[:, 2]                # as the optimizer saw them: GradScaler has divided
         # A step that it skipped counts for nothing.
         with_grad = torch.where((scale != 1) & ~grads.isfinite(), 0., with_grad)
         grads = torch.where(with_grad > 0, grads, 0.)

@@ -388,3 +388,42 @@ def test_spectral_norm_keeps_its_vectors():
     assert len(before) == 2
     ini.audit(model, x())
     assert all(torch.equal(b, before[n]) for n, b in model.named_buffers())
+
+SHARDED = '''
+import torch, torch.distributed as dist, torch.nn.functional as F
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+import initnotes as ini
+
+dist.init_process_group('gloo', rank=0, world_size=1, store=dist.HashStore())
+class Block(nn.Module):
+    def __init__(self, *f): super().__init__(); self.f = nn.Sequential(*f)
+    def forward(self, x): return x + self.f(x)
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), Block(nn.LayerNorm(8), nn.Linear(8, 8), nn.ReLU()),
+                         Block(nn.Linear(8, 8), nn.Tanh()), nn.Linear(8, 4))
+def sharded():
+    model, mesh = net(), init_device_mesh('cpu', (1,))
+    for block in model[1:3]: fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+def loss(out): return F.cross_entropy(out, y)
+def trained(model):
+    opt = torch.optim.SGD(model.parameters(), lr=.1)
+    for _ in range(3): loss(model(x)).backward(); opt.step(); opt.zero_grad()
+    return [p.full_tensor() for p in model.parameters()]
+
+torch.manual_seed(1); x, y = torch.randn(32, 6), torch.randint(4, (32,))
+model, alone = sharded(), sharded()
+one, two = (ini.audit(m, x, loss=loss) for m in (net(), model))
+assert one.findings == two.findings and one.skipped == two.skipped and one.looked['chain']
+assert one.looked | dict(model='') == two.looked | dict(model='')
+assert all(map(torch.equal, trained(model), trained(alone)))     # left as it was
+dist.destroy_process_group()
+'''
+
+@pytest.mark.slow
+def test_a_sharded_model_is_audited_like_a_whole_one():
+    done = subprocess.run([sys.executable, '-c', SHARDED], capture_output=True, text=True)
+    assert not done.returncode, done.stderr[-2000:]

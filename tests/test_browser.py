@@ -1,6 +1,6 @@
 """A real browser opens the site from the disk, and runs the lessons in JupyterLab.
 
-`make test` opens one page of each kind; `make proof` every page, in both themes and four widths,
+`make test` opens one page of each kind; `make proof` every page, in both themes and all widths,
 and every lesson. The browser is a chromium or chrome that is installed. Pictures of every page that
 was opened are kept in _build/screenshots: look at them."""
 import json, os, re, shutil, subprocess, sys, time
@@ -10,20 +10,24 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
-import lab as learners, readme, website
+import apidoc, lab as learners, readme, website
 from conftest import CHROMIUM, ROOT, write_notebook
-from instep import guess_of
+from instep import guess_of, read
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings('ignore::PendingDeprecationWarning')]
 AXE = Path(find_spec('axe_playwright_python').origin).parent/'axe.min.js'
 LESSONS = readme.read_notebooks()
-PAGES = [*(f'{stem}.html' for stem in LESSONS), 'index.html', 'claims.html', 'glossary.html',
-         'summary.html', 'references.html', 'genindex.html', 'search.html', 'api/index.html',
-         *(f'api/{readme.module_of(nb)}.html' for nb in readme.exporting(LESSONS).values())]
-KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html',
-         f'api/{readme.module_of(LESSONS[max(readme.exporting(LESSONS))])}.html']
+LIBRARY = read(ROOT/'nbs'/'library.ipynb')
+PAGES = [*(f'{stem}.html' for stem in (*LESSONS, *readme.read_pages())), 'claims.html',
+         'glossary.html', 'summary.html', 'measured.html', 'references.html', 'genindex.html',
+         'search.html', 'explorer.html', *(f'api/{task}.html' for task in apidoc.tasks(LIBRARY))]
+KINDS = [f'{max(LESSONS)}.html', 'index.html', 'glossary.html', 'search.html', 'library.html',
+         'api/initialize.html', 'howto/which_start.html']
 SCREENS = {'wide': dict(width=1280, height=900), 'phone': dict(width=390, height=844),
-           'tablet': dict(width=768, height=1024), 'laptop': dict(width=1440, height=900)}
+           'laptop': dict(width=1366, height=768)}
+# Opened to see whether they fit, and no more.
+MORE = ['10_depth.html', 'claims.html', 'genindex.html']
+WIDTHS = (320, 390, 768, 1024, 1280, 1366, 1440)
 
 @pytest.fixture(scope='module')
 def browser():
@@ -76,16 +80,143 @@ def test_page(site, browser, name, theme):
     shots.mkdir(parents=True, exist_ok=True)
     for screen, size in SCREENS.items():
         page.set_viewport_size(size)
-        fits = page.evaluate('document.documentElement.scrollWidth <= innerWidth')
-        assert fits, f'wider than a {screen} screen'
         picture = f"{name.removesuffix('.html').replace('/', '-')}-{screen}-{theme}.jpg"
         page.screenshot(path=shots/picture, type='jpeg', quality=60, full_page=True)
     page.set_viewport_size(SCREENS['wide'])
     assert barriers(page) == [] and complaints == []
     page.close()
 
+ASKING = {stem: [c for c in nb['cells'] if guess_of(c)] for stem, nb in LESSONS.items()}
+ASKING = {stem: cells for stem, cells in ASKING.items() if cells}
+
+def hidden(page): return page.locator('article [hidden]').count()
+
+# ---- nothing is wider than its screen, nothing is clipped ------------------------------------
+
+# Also what waits for a click or a guess. Where `.content` scrolls by itself, it hides what is wide.
+UNFOLD = "document.querySelectorAll('details').forEach(d => d.open = true);" \
+         "document.querySelectorAll('article [hidden]').forEach(x => x.hidden = false)"
+TOO_WIDE = """['html', '.content'].map(s => document.querySelector(s))
+  .some(e => e.scrollWidth > Math.min(innerWidth, e.clientWidth))"""
+CLIPPED = """[...document.querySelectorAll('article pre')]
+  .filter(p => p.checkVisibility() && p.scrollWidth > p.clientWidth)
+  .map(p => `clipped: ${p.textContent.slice(0, 60)}`)"""
+
+def misfits(page):
+    "Screens narrower than the page, and code that is clipped on one of 1,280 pixels."
+    page.evaluate(UNFOLD)
+    for width in WIDTHS:
+        page.set_viewport_size(dict(width=width, height=900))
+        if page.evaluate(TOO_WIDE): yield f'wider than {width} pixels'
+        if width == 1280: yield from page.evaluate(CLIPPED)
+
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[pytest.mark.proof]*(name not in (*KINDS, *MORE))) for name in PAGES])
+def test_page_fits_every_screen(site, browser, name):
+    page, complaints = open_page(browser, (site/name).as_uri())
+    assert [*misfits(page), *complaints] == []
+    page.close()
+
+@pytest.mark.parametrize('old, new, said', [
+    (r'<article[^>]*>', r'\g<0><div style="width: 380px">.</div>', ['wider than 320 pixels']),
+    (r'<article[^>]*>', rf'\g<0><pre>{"x"*130}</pre>', ['clipped: ' + 'x'*60]),
+    (r'<article[^>]*>', rf'\g<0><details><pre>{"x"*130}</pre></details>', ['clipped: ' + 'x'*60]),
+    ('</head>', '<style>.content { flex-shrink: 0; }</style></head>',
+     [f'wider than {w} pixels' for w in (320, 390, 768, 1024)])])
+def test_misfits_are_seen(site, browser, tmp_path, old, new, said):
+    shutil.copytree(site/'_static', tmp_path/'_static')
+    text = (site/'search.html').read_text(encoding='utf-8')
+    (tmp_path/'a.html').write_text(re.sub(old, new, text, count=1), encoding='utf-8')
+    page, _ = open_page(browser, (tmp_path/'a.html').as_uri())
+    assert list(misfits(page)) == said
+    page.close()
+
+# ---- paper -----------------------------------------------------------------------------------
+
+PAPER = """[...document.querySelectorAll('.sidebar-drawer, .guess form, .copybtn, .related-pages')]
+  .filter(x => x.checkVisibility()).map(x => `on paper: ${x.className}`)
+  .concat([...document.querySelectorAll('article details *, article .cell_output')]
+    .filter(x => !x.closest('mjx-container') && !x.getClientRects().length && x.textContent.trim())
+    .map(x => `not on paper: ${x.textContent.slice(0, 60)}`))"""
+
+def unprinted(page):
+    "What is missing or clipped on paper, or should not be there; the width is that of A4."
+    page.set_viewport_size(dict(width=673, height=1000))
+    page.emulate_media(media='print')
+    return page.evaluate(PAPER) + page.evaluate(CLIPPED) + ['wide']*page.evaluate(TOO_WIDE)
+
+@pytest.mark.parametrize('name', [
+    pytest.param(f'{s}.html', marks=[pytest.mark.proof]*(s != min(ASKING))) for s in LESSONS])
+def test_lesson_on_paper(site, browser, name):
+    page, _ = open_page(browser, (site/name).as_uri(), 'dark')
+    assert hidden(page) or name.removesuffix('.html') not in ASKING
+    assert unprinted(page) == []
+    page.emulate_media(media='screen')
+    pages = page.pdf(format='A4').count(b'/Type /Page\n')
+    assert pages > 5 and not page.locator('article details[open]').count()    # folded again
+    page.close()
+
+def test_a_lesson_that_prints_badly_is_seen(site, browser, tmp_path):
+    shutil.copytree(site/'_static', tmp_path/'_static')
+    sheet = tmp_path/'_static'/'site.css'
+    sheet.write_text(sheet.read_text(encoding='utf-8').replace('@media print', '@media none'))
+    shutil.copy(site/f'{min(ASKING)}.html', tmp_path/'a.html')
+    page, _ = open_page(browser, (tmp_path/'a.html').as_uri())
+    found = {f.partition(':')[0] for f in unprinted(page)}
+    assert {'clipped', 'on paper', 'not on paper'} <= found
+    page.close()
+
+# ---- finding one's way -----------------------------------------------------------------------
+
+def test_sections_are_reached_on_a_phone_with_the_keyboard(site, browser):
+    page, complaints = open_page(browser, (site/f'{min(ASKING)}.html').as_uri(), screen='phone')
+    link = page.locator('.sidebar-tree .current-page > .toc-tree a').first
+    assert not link.is_visible()
+    page.locator('#__navigation').focus(); page.keyboard.press('Space')
+    link.wait_for(state='visible')
+    assert page.evaluate('a => a.getBoundingClientRect().top < innerHeight', link.element_handle())
+    link.press('Enter')
+    link.wait_for(state='hidden')
+    assert page.url.endswith(link.get_attribute('href')) and complaints == []
+    page.close()
+
+def test_sidebar_shows_the_section_that_is_read(site, browser):
+    page, _ = open_page(browser, (site/f'{min(ASKING)}.html').as_uri(), screen='laptop')
+    page.locator('#exercises').scroll_into_view_if_needed()
+    page.evaluate("document.querySelector('#exercises').scrollIntoView()")
+    page.wait_for_selector('.sidebar-tree li.scroll-current > a[href="#exercises"]')
+    page.close()
+
+def test_code_is_copied(site, browser):
+    "With the keyboard; what was printed has no button, and no button is seen before it is needed."
+    page, complaints = open_page(browser, (site/f'{min(ASKING)}.html').as_uri())
+    button = page.locator('.cell_input .copybtn').first
+    button.wait_for(state='attached')
+    assert page.locator('.cell_output .copybtn').count() == 0
+    assert button.evaluate('b => getComputedStyle(b).opacity') == '0'
+    button.focus(); page.keyboard.press('Tab'); page.keyboard.press('Shift+Tab')
+    assert button.evaluate('b => getComputedStyle(b).opacity') == '1'
+    assert button.get_attribute('aria-label') is None and button.inner_text().strip() == ''
+    page.keyboard.press('Enter')
+    code = page.locator('.cell_input pre').first.inner_text()
+    page.evaluate("document.querySelector('article').prepend(document.createElement('textarea'))")
+    page.locator('article textarea').press('Control+v')
+    assert page.locator('article textarea').input_value() == code.rstrip('\n')
+    assert complaints == []
+    page.close()
+
+def test_images_say_their_size(site, browser):
+    page, _ = open_page(browser, (site/f'{min(ASKING)}.html').as_uri())
+    page.locator('.show-all input').check()
+    wrong = page.evaluate("""() => Promise.all([...document.querySelectorAll('article img')].map(
+      async i => { i.loading = 'eager'; await i.decode();
+        const off = i.getAttribute('width')/i.getAttribute('height')*i.naturalHeight/i.naturalWidth;
+        return Math.abs(off - 1) < .01 ? '' : i.src }))""")
+    assert wrong and not any(wrong)
+    page.close()
+
 def test_every_page_is_opened(site):
-    moved = {f'{stem}.html' for stem in website.MOVED}     # these only lead on
+    moved = {f'{old}.html' for old in website.moved(LESSONS, LIBRARY)}     # these only lead on
     made = {p.relative_to(site).as_posix() for p in site.rglob('*.html')}
     assert sorted(PAGES) == sorted(made - moved)
 
@@ -111,11 +242,6 @@ def test_planted_faults_are_seen(site, browser, tmp_path, old, new, said):
     page.close()
 
 # ---- guesses ---------------------------------------------------------------------------------
-
-ASKING = {stem: [c for c in nb['cells'] if guess_of(c)] for stem, nb in LESSONS.items()}
-ASKING = {stem: cells for stem, cells in ASKING.items() if cells}
-
-def hidden(page): return page.locator('article [hidden]').count()
 
 @pytest.mark.parametrize('stem', [
     pytest.param(s, marks=[pytest.mark.proof]*(s != min(ASKING))) for s in ASKING])
@@ -216,7 +342,7 @@ def code_cells(path):
 
 @pytest.mark.lab
 @pytest.mark.proof
-@pytest.mark.parametrize('stem', [*LESSONS, 'index'])
+@pytest.mark.parametrize('stem', [*LESSONS, *readme.read_pages()])
 def test_lab_runs_a_lesson(lab, browser, stem):
     url, folder = lab
     code = code_cells(folder/f'{stem}.ipynb')

@@ -595,7 +595,7 @@ def test_users_hooks_stay_and_see_the_corrected_output():
     lsuv_(model, x)
     assert seen == [pytest.approx(1, abs=1e-5)] and list(model[2]._forward_hooks) == [h.id]
 
-# ---- parametrised weights --------------------------------------------------------------------
+# ---- parametrized weights --------------------------------------------------------------------
 
 @pytest.mark.filterwarnings('ignore::FutureWarning')
 @pytest.mark.parametrize('norm', [parametrizations.weight_norm, torch.nn.utils.weight_norm])
@@ -677,7 +677,7 @@ def test_models_that_cannot(model, words):
 def test_scripted_and_quantised_models_hold_no_layer():
     model = nn.Sequential(nn.Linear(4, 4))
     for m in (torch.jit.script(model), torch.ao.quantization.quantize_dynamic(model, {nn.Linear})):
-        with pytest.raises(InputError, match='scripted or quantised'):
+        with pytest.raises(InputError, match='scripted or quantized'):
             lsuv_(m, torch.randn(8, 4))
 
 def test_quantised_and_complex_weights():
@@ -1638,7 +1638,7 @@ def test_a_quantised_child_and_a_weight_that_is_a_buffer_are_named():
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4)), Fixed())
     model[1] = torch.ao.quantization.quantize_dynamic(model[1], {nn.Linear})
     assert why(lsuv_(model, torch.randn(50, 4))) == {
-        '1.0': 'quantised: its weight is packed, no parameter',
+        '1.0': 'quantized: its weight is packed, no parameter',
         '2': 'its weight is a buffer, no parameter'}
 
 # ---- residual blocks -------------------------------------------------------------------------

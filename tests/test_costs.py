@@ -60,5 +60,5 @@ def test_errors_cost(kind):
 
 @pytest.mark.parametrize('kind', SERIES + FAULTS, ids=lambda k: f'{k[0]}, {k[2]}')
 def test_what_costs_is_found(kind):
-    "A start that loses more than .4 with each optimiser is an error, of whichever check."
+    "A start that loses more than .4 with each optimizer is an error, of whichever check."
     if all(cost > .4 for cost, _ in lost(*kind)): assert all(found(*kind))

@@ -99,7 +99,7 @@ def test_all_has_every_module():
     assert all(f'from .{m} import *' in text for m in modules - own)
 
 def test_only_numbered_notebooks_export_and_only_those_that_name_a_module():
-    for p in (ROOT/'nbs').glob('*.ipynb'):
+    for p in instep.notebooks_in(ROOT/'nbs'):
         cells = instep.read(p)['cells']
         said = {d for c in cells for d in instep.directives(c)}
         module = 'default_exp' in said

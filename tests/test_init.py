@@ -1092,9 +1092,9 @@ def test_why_a_parameter_is_not_to_be_set():
                           old(nn.utils.weight_norm, nn.Linear(3, 3)))
     why = {r.name: r.why for r in parameters_of(model)}
     assert why['0.weight'] == 'frozen' and 'meta' in why['1.bias'] and 'no shape' in why['2.weight']
-    assert 'parametrised' in why['3.parametrizations.weight.original0']
+    assert 'parametrized' in why['3.parametrizations.weight.original0']
     assert why['3.bias'] is None
-    assert 'parametrised' in why['4.weight_g']
+    assert 'parametrized' in why['4.weight_g']
 
 # ---- norms and layers that only rescale, known by what they do --------------------------------
 
@@ -1229,7 +1229,7 @@ def normed():
 def frozen_last(): b = linear(); b.f[3].requires_grad_(False); return b
 
 @pytest.mark.parametrize('block, kw, words', [
-    (lstm(), {}, 'LSTM is not proportional'), (normed(), {}, 'parametrised'),
+    (lstm(), {}, 'LSTM is not proportional'), (normed(), {}, 'parametrized'),
     (frozen_last(), {}, 'frozen'), (linear(), dict(exclude='0.f.3'), 'excluded'),
     (linear(), dict(rules={'0.f.3': .02}), 'the rule for 0.f.3 counts'),
     (linear(), dict(rules={'0': None}), 'the rule for 0'),
@@ -1287,19 +1287,23 @@ class RMS(nn.Module):
 class Block(nn.Module):
     def __init__(self, *f): super().__init__(); self.f = nn.Sequential(*f)
     def forward(self, x): return x + self.f(x)
+class Uncalled(nn.Module):
+    def __init__(self): super().__init__(); self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+    def forward(self, x): return nn.functional.linear(self.a(x).tanh(), self.b.weight, self.b.bias)
 def net():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), Block(RMS(), nn.Linear(8, 8)),
+    return nn.Sequential(nn.Linear(4, 8), Block(RMS(), nn.Linear(8, 8)), Block(Uncalled()),
                          Block(nn.Linear(8, 8), RMS()), nn.Linear(8, 2))
 x = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
 whole, parts, found = net(), net(), []
-for layer in parts[1:3]: fully_shard(layer, mesh=mesh)
+for layer in parts[1:4]: fully_shard(layer, mesh=mesh)
 fully_shard(parts, mesh=mesh)
 for model, data in ((whole, x), (parts, x.chunk(2)[rank])):
     torch.manual_seed(2)
     found.append(init_(model, residual='depth', batch=data, norms='reset'))
 assert list(found[0]) == list(found[1])
-assert sum('1/√2' in (r['note'] or '') for r in found[0]) == 2
+weighed = [r['parameter'] for r in found[0] if '1/√3' in (r['note'] or '')]
+assert weighed == ['1.f.1.weight', '2.f.0.b.weight', '3.f.1.weight'], weighed
 for p, q in zip(whole.parameters(), parts.parameters()): assert torch.equal(p, q.full_tensor())
 assert torch.equal(whole(x).chunk(2)[rank], parts(x.chunk(2)[rank]))   # what was written is used
 dist.barrier()

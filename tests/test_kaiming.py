@@ -500,7 +500,7 @@ def test_lecun_of_a_layer():
     (lambda: variance_scaling_(nn.Linear(2, 2, device='meta')), 'meta'),
     (lambda: variance_scaling_(nn.Linear(2, 2), batch_axis=0), 'axes and a layer'),
     (lambda: variance_scaling_(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))),
-     'parametrised'),
+     'parametrized'),
     (lambda: variance_scaling_(torch.ones(2, 2), in_axis=0, out_axis=-2), 'share a dimension'),
     (lambda: variance_scaling_(torch.ones(2, 2, 2), batch_axis=-1), 'share a dimension'),
     (lambda: variance_scaling_(torch.ones(2, 2), in_axis=2), 'not one of'),

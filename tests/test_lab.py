@@ -10,7 +10,7 @@ from conftest import ROOT, edit
 def copies(tmp_path):
     "Where copies are made of two lessons, and the folder of those lessons."
     for name in ('01_core.ipynb', 'index.ipynb', 'matplotlibrc', 'glossary.md', 'summary.md',
-                 'references.bib'):
+                 'measured.md', 'references.bib'):
         (tmp_path/'nbs').mkdir(exist_ok=True)
         (tmp_path/'nbs'/name).write_bytes((ROOT/'nbs'/name).read_bytes())
     for name in ('images', 'experiments'): (tmp_path/'nbs'/name).mkdir()
@@ -47,7 +47,7 @@ def test_git_does_not_see_them():
     assert done.returncode == 0
 
 def test_what_the_site_folds_is_folded_in_the_lesson_itself():
-    for path in (ROOT/'nbs').glob('*.ipynb'):
+    for path in instep.notebooks_in(ROOT/'nbs'):
         assert list(instep.badly_folded(path, lab.read(path))) == []
 
 @pytest.mark.slow

@@ -244,7 +244,7 @@ def test_bad_input():
         Learner(learn.model, zip(*data()), None, F.cross_entropy, learn.opt).fit(2)
     with pytest.raises(InputError, match='made anew'):
         Learner(net(), learn.train_dl, None, F.cross_entropy, learn.opt).fit(2)
-    with pytest.raises(InputError, match='expected an optimiser'):
+    with pytest.raises(InputError, match='expected an optimizer'):
         Learner(learn.model, learn.train_dl, None, F.cross_entropy, torch.optim.SGD).fit(2)
     assert torch.equal(before, weights(learn.model))
     with pytest.raises(InputError, match='train_dl gave no batch'):
@@ -1072,7 +1072,7 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path):
     c.opt.add_param_group(dict(params=[nn.Parameter(torch.zeros(1))]))
     torch.save([1, 2], tmp_path/'b.pt')
     for learn, path, words in ((b, 'a.pt', r'4.bias \(3,\).*4.bias \(2,\)'),
-                               (c, 'a.pt', 'the optimiser'), (c, 'b.pt', 'a list')):
+                               (c, 'a.pt', 'the optimizer'), (c, 'b.pt', 'a list')):
         before, opt = copy.deepcopy(learn.model.state_dict()), str(learn.opt.state_dict())
         with pytest.raises(InputError, match=words): learn.load(tmp_path/path)
         assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())

@@ -3,9 +3,10 @@ import pytest
 
 import notebooks as nbs
 from conftest import ROOT
+from instep import notebooks_in
 
 # Those that take longest first, so that two cores end together.
-PATHS = sorted((ROOT/'nbs').glob('*.ipynb'), key=lambda p: p.stat().st_size, reverse=True)
+PATHS = sorted(notebooks_in(ROOT/'nbs'), key=lambda p: p.stat().st_size, reverse=True)
 
 @pytest.mark.notebooks
 @pytest.mark.parametrize('path', PATHS, ids=lambda p: p.stem)

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt, numpy as np, pytest
 import notebooks as nbs
 from conftest import ROOT, edit, write_notebook
 
-STORED = {p.name: nbs.read(p) for p in sorted((ROOT/'nbs').glob('*.ipynb'))}
+STORED = {p.name: nbs.read(p) for p in nbs.notebooks_in(ROOT/'nbs')}
 
 ANY = math.inf
 # What training yields, and rounding noise: by cell, how far its numbers may differ

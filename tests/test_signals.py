@@ -186,6 +186,21 @@ def test_overflow_and_infinite_gradients():
     f = found(nn.Sequential(nn.Linear(64, 8), Root(), nn.Linear(8, 2)), X)['non-finite']
     assert 'gradient' in f.message.lower() and f.layer == '0.weight'
 
+def test_what_is_not_finite_is_traced_to_its_cause():
+    net, hole = started(plain(3)), X.clone()
+    hole[17, 3] = math.nan
+    f = found(net, hole)['non-finite']
+    assert f'already 1 of {X.numel():,} numbers' in f.message and not f.fix
+    y = torch.randn(len(X), 10)
+    y[5] = math.nan
+    for loss in (lambda out: (out - y).square().mean(), lambda out: -out.relu().log().mean()):
+        of = {f.check: f for f in signals.non_finite(measure(net, (X,), loss=loss))}
+        assert 'The loss is' in of['non-finite'].message
+    assert not [*signals.non_finite(measure(net, (X,), loss=lambda out: out.square().mean()))]
+    with torch.no_grad(): net[2].weight[0, 0] = math.nan
+    f = found(net, X)['non-finite']
+    assert '2.weight is not finite to begin with' in f.message and not f.fix
+
 def test_bands_hold_what_is_healthy():
     torch.manual_seed(0)
     rows = signals.bands(measure(started(plain(12)), (X,)))

@@ -18,7 +18,7 @@ quick = settings(max_examples=60, deadline=None)
 SEED = 30
 
 def watch(model, *batches, loss=lambda out: out.square().mean(), **kwargs):
-    "Statistics of some batches, without an optimiser."
+    "Statistics of some batches, without an optimizer."
     with ActivationStats(model, **kwargs) as s:
         for b in batches: loss(model(b)).backward(); s.step()
     return s

@@ -1,24 +1,32 @@
-"""The library's pages, in MyST Markdown, from what the lessons export.
+"""The library's pages, by task, from nbs/library.ipynb and from what the package says of itself.
 
-Signature, argument comments, returns, errors, docstring, and the first lines of the lesson that use
-it. Sphinx's own autodoc cannot read docments."""
+A page for each `## ` of the notebook. Below the example of each `### ` stands what the source says
+of the names in that heading: signature, argument comments, returns, errors, docstring. Sphinx's
+own autodoc cannot read docments."""
 import ast, importlib, inspect, re, sys, textwrap
 from dataclasses import is_dataclass
 
+import initnotes
 from fastcore.docments import docments
 
-from instep import code, directives, module_of, nodes
-from readme import exporting, number_of, table
+from instep import code, module_of, nodes, source
+from readme import exporting, table
 
 def md(s):
-    "Plain text as Markdown: what stands between backticks is kept, all else is escaped."
+    "Plain text as Markdown: a public name in backticks is a link; what has none is escaped."
     parts = re.split(r'(`[^`]*`)', s or '')
     parts[::2] = [re.sub(r'([\\*_<>\[\]$|~{}])', r'\\\1', p) for p in parts[::2]]
+    parts[1::2] = [f'{{py:obj}}`.{p[1:]}' if p[1:-1] in initnotes.__all__ else p
+                   for p in parts[1::2]]
     return ''.join(parts)
 
 def plain(prose): return ' '.join(md(prose).split())
 
+def tree_of(mod): return ast.parse(inspect.getsource(mod))
+
 def tree(x): return ast.parse(textwrap.dedent(inspect.getsource(x))).body[0]
+
+def public(x): return getattr(initnotes, getattr(x, '__name__', ''), None) is x
 
 # ---- functions -------------------------------------------------------------------------------
 
@@ -53,36 +61,39 @@ def signature(node):
     a.args = a.args[1:] if a.args and a.args[0].arg in ('self', 'cls') else a.args
     return ast.unparse(a)
 
+def kind_of(annotation): return f"`{ast.unparse(annotation)}`".replace("'", '')
+
 def arguments(f, node):
-    "Field list of a function's arguments and of what it returns."
+    "Field list of a function's arguments and of what it returns, but for the type."
     a, docs = node.args, docments(f, full=True)
     for arg in [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]:
-        if arg is None or arg.arg in ('self', 'cls') or arg.arg not in docs:
-            continue
+        if arg is None or arg.arg in ('self', 'cls') or arg.arg not in docs: continue
         own_line = arg.lineno > node.lineno     # else the comment is one about the whole line
         comment = docs[arg.arg].docment if own_line else None
-        if comment or arg.annotation:
-            yield f':param {arg.arg}: {plain(comment)}'
-        if arg.annotation:
-            yield f':type {arg.arg}: `{ast.unparse(arg.annotation)}`'
+        if comment or arg.annotation: yield f':param {arg.arg}: {plain(comment)}'
+        if arg.annotation: yield f':type {arg.arg}: {kind_of(arg.annotation)}'
     if what := docs['return'].docment: yield f':returns: {plain(what)}'
-    if node.returns and ast.unparse(node.returns) != 'None':
-        yield f':rtype: `{ast.unparse(node.returns)}`'
 
-def body(x, fields, shown=None):
-    "What stands below a signature."
-    doc = inspect.cleandoc(x.__doc__ or '')
-    yield from ('', *(plain(p) + '\n' for p in doc.split('\n\n')), *fields)
-    for e in errors(x) if inspect.isfunction(x) else ():
-        summary = (e.__doc__ or '').partition(':')[0].rstrip('.')
-        yield f':raises ~{e.__module__}.{e.__name__}: {plain(summary)}'
-    if shown: yield from ('', 'In the lesson:', '', f'```python\n{shown}\n```')
+def paragraphs(x):
+    "Of a docstring; one that begins with names and a colon is a list of such."
+    for p in inspect.cleandoc(x.__doc__ or '').split('\n\n'):
+        before, *items = re.split(r'^(?=\w+(?:, \w+)*: )', p, flags=re.M)
+        yield plain(p) + '\n' if before else '\n'.join(f'- {plain(i)}' for i in items) + '\n'
 
-def function(f, name, kind='function', shown=None):
+def described(f, fields):
+    "What stands below a signature: what it does, each argument, and what else there is to know."
+    summary, *more = paragraphs(f)
+    yield from ('', summary, *fields)
+    for e in errors(f):
+        said = (e.__doc__ or '').partition(':')[0].rstrip('.')
+        yield f':raises {e.__name__}: {plain(said)}'
+    yield from ('', *more)
+
+def function(f, name, kind='function'):
     node = tree(f)
-    returns = f' -> {ast.unparse(node.returns)}' if node.returns else ''
+    returns = f' -> {kind_of(node.returns)[1:-1]}' if node.returns else ''
     return directive(f'py:{kind}', f'{name}({signature(node)}){returns}',
-                     body(f, arguments(f, node), shown))
+                     described(f, arguments(f, node)))
 
 def directive(kind, argument, lines):
     "A MyST directive, in a fence longer than any in its content."
@@ -91,112 +102,159 @@ def directive(kind, argument, lines):
     fence = '`'*(1 + max(inner, default=2))
     return f'{fence}{{{kind}}} {argument}\n{content}\n{fence}\n'
 
-# ---- classes ---------------------------------------------------------------------------------
+# ---- classes and constants -------------------------------------------------------------------
 
 def fields(c):
-    "Signature of a dataclass or named tuple, and the field list of its fields."
+    "Signature of a dataclass or named tuple, and the field list: arguments, then other fields."
     listed, args = [], []
     src = textwrap.dedent(inspect.getsource(c)).splitlines()
     for n in (n for n in tree(c).body if isinstance(n, ast.AnnAssign)):
-        args.append(n.target.id + (f'={ast.unparse(n.value)}' if n.value else ''))
+        name, given = n.target.id, 'init=False' not in ast.unparse(n)
+        if given: args.append(name + (f'={ast.unparse(n.value)}' if n.value else ''))
         comment = src[n.end_lineno - 1].encode()[n.end_col_offset:].decode().strip(' #')
-        listed += [f':param {n.target.id}: {plain(comment)}',
-                   f':type {n.target.id}: `{ast.unparse(n.annotation)}`']
+        what, of_type = ('param', 'type') if given else ('ivar', 'vartype')
+        listed += [f':{what} {name}: {plain(comment)}',
+                   f':{of_type} {name}: {kind_of(n.annotation)}']
     return ', '.join(args), listed
 
-def members(c):
-    "The entries of a class's public properties and methods, and of a documented `__call__`."
-    for name, f in vars(c).items():
-        f = getattr(f, '__func__', f)
-        call = (name == '__call__' and inspect.isfunction(f)
-                and any(d.docment for d in docments(f, full=True).values()))
-        if name.startswith('_') and not call: continue
-        if isinstance(f, property):
-            yield directive('py:property', name, ['', plain(f.__doc__)])
-        elif inspect.isfunction(f) and (f.__doc__ or call):
-            yield function(f, name, 'method')
+def ancestry(c):
+    "A class with those of its bases that have no entry of their own; and the first base that has."
+    own = [c]
+    for base in c.__mro__[1:]:
+        if public(base) or not base.__module__.startswith('initnotes'): return own, base
+        own.append(base)
 
-def klass(c, name, shown=None):
+def members(c):
+    "The entries of a class's public properties and methods that its base does not have."
+    own, base = ancestry(c)
+    for name, f in {k: f for b in reversed(own) for k, f in vars(b).items()}.items():
+        f = getattr(f, '__func__', f)
+        if name.startswith('_') or hasattr(base, name) or not f.__doc__: continue
+        if isinstance(f, property): yield directive('py:property', name, ['', plain(f.__doc__)])
+        elif inspect.isfunction(f): yield function(f, name, 'method')
+
+def klass(c, name):
     init, args, listed = vars(c).get('__init__'), '', []
-    if is_dataclass(c) or hasattr(c, '_fields'): args, listed = fields(c)
+    if issubclass(c, initnotes.Report): pass    # nobody makes one of these by hand
+    elif is_dataclass(c) or hasattr(c, '_fields'): args, listed = fields(c)
     elif inspect.isfunction(init):
         args, listed = signature(tree(init)), arguments(init, tree(init))
-    base = c.__bases__[0]
-    kind = f'Kind of `{base.__name__}`.' if base not in (object, tuple) else ''
+    base = ancestry(c)[1]
+    kind = plain(f'Kind of `{base.__name__}`.') if base not in (object, tuple) else ''
     return directive('py:exception' if issubclass(c, BaseException) else 'py:class',
                      f'{name}({args})' if args else name,
-                     ['', kind, *body(c, listed, shown), '', *members(c)])
-
-# ---- constants, examples, pages --------------------------------------------------------------
-
-def assigned(name, mod):
-    "The value of a constant as its source says it, and the comment behind it."
-    src = inspect.getsource(mod)
-    node = next(n for n in ast.parse(src).body
-                if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', None) == name)
-    behind = src.splitlines()[node.end_lineno - 1].partition('  # ')[2]
-    return ' '.join(ast.get_source_segment(src, node.value).split()), behind
+                     ['', kind, '', *paragraphs(c), *listed, '', *members(c)])
 
 def constant(name, mod):
-    value, comment = assigned(name, mod)
-    return directive('py:data', name, [f':value: {value}', '', plain(comment)])
+    "A constant, and the comment behind it."
+    node = next(n for n in tree_of(mod).body
+                if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', None) == name)
+    comment = inspect.getsource(mod).splitlines()[node.end_lineno - 1].partition('  # ')[2]
+    return directive('py:data', name, ['', plain(comment)])
 
-def example(name, nb):
-    "The first visible cell after its export that uses `name`, and nothing where there is none."
-    exported = False
-    for c in nb['cells']:
-        said = directives(c)
-        if c['cell_type'] != 'code' or 'hide' in said: continue
-        if 'export' in said:
-            exported |= bool(re.search(rf'\b(def|class) {name}\b|^{name} *=', code(c), re.M))
-        elif exported and any(getattr(n, 'id', None) == name for n in nodes(c)):
-            return code(c).strip()
+def home(name):
+    "The module that defines a public name; of a constant, the one that it is imported from."
+    x = inspect.unwrap(getattr(initnotes, name))
+    if isinstance(x, type) or inspect.isfunction(x): return sys.modules[x.__module__]
+    imports = (n for n in tree_of(initnotes).body if isinstance(n, ast.ImportFrom))
+    found, = (n.module for n in imports if name in [a.name for a in n.names])
+    return importlib.import_module(f'initnotes.{found}')
 
-def entry(name, mod, shown):
-    x = getattr(mod, name)
-    if isinstance(x, type): return klass(x, name, shown)
-    if not inspect.isfunction(x): x = inspect.unwrap(x)     # one whose results are kept
-    if inspect.isfunction(x) and x.__name__ == name:
-        return function(x, name, shown=shown)
-    return constant(name, mod)
+def record(f):
+    "The class in what `f` returns that is the package's, and has no entry of its own."
+    returns = tree(f).returns
+    for name in re.findall(r'\w+', ast.unparse(returns) if returns else ''):
+        c = vars(sys.modules[f.__module__]).get(name)
+        if isinstance(c, type) and c.__module__.startswith('initnotes') and not public(c): return c
 
-def own(mod):
-    "The public names that the module itself defines; some say also what was theirs and has moved."
-    return [name for name in mod.__all__
-            if getattr(getattr(mod, name), '__module__', mod.__name__) == mod.__name__]
+def entry(name):
+    "What the package says of one of its public names, and of the record that it returns."
+    x = inspect.unwrap(getattr(initnotes, name))
+    if isinstance(x, type): return klass(x, name)
+    if not inspect.isfunction(x): return constant(name, home(name))
+    if not x.__module__.startswith('initnotes'):
+        return directive('py:function', f'{name}({signature(tree(x))})',
+                         ['', f"PyTorch's own `{x.__module__}.{x.__name__}`."])
+    made = record(x)
+    return function(x, name) + (klass(made, made.__name__) if made else '')
 
-def page(stem, nb):
-    "The Markdown page of the module that the notebook `stem` exports."
-    importlib.import_module('initnotes.all')    # a later lesson may patch an earlier one's class
-    mod = importlib.import_module(f'initnotes.{module_of(nb)}')
-    return '\n'.join([
-        f'# {mod.__name__}', '', f'> {md(inspect.cleandoc(mod.__doc__))}', '',
-        f'From {{doc}}`/{stem}`, where each of these is explained, tried and tested.', '',
-        f'```{{py:module}} {mod.__name__}\n```', '',
-        *(entry(name, mod, example(name, nb)) for name in own(mod))])
+# ---- pages -----------------------------------------------------------------------------------
 
-def overview(notebooks):
-    "The library in one table: what `import initnotes as ini` offers of these, and of PyTorch."
-    import initnotes
-    stems = {f'initnotes.{module_of(nb)}': stem for stem, nb in exporting(notebooks).items()}
-    modules = {m: importlib.import_module(m) for m in stems}
-    rows = []
-    for name in initnotes.__all__:
-        x = getattr(initnotes, name)
-        home = getattr(x, '__module__', None) or next(   # a constant does not say
-            (m for m, mod in modules.items() if name in mod.__all__), 'initnotes.')
-        ours = home.startswith('initnotes')
-        if ours and home not in modules: continue
-        if hasattr(x, '__module__'):
-            summary = md(inspect.cleandoc(x.__doc__).splitlines()[0])
-        else: summary = md(assigned(name, modules[home])[1])
-        module = home.partition('.')[2]
-        rows.append(f'{{py:obj}}`{name} <{home}.{name}>` | {summary} | {{doc}}`{module}` | '
-                    + taught(stems[home], notebooks) if ours
-                    else f'`{name}` | {summary} | PyTorch’s own | ')
-    return table('`ini.` | what it does | module | lesson, workshop', rows)
+HEADING = re.compile(r'^### (`.*`)$', re.M)
 
-def taught(stem, notebooks):
-    "Links to the lesson and the workshop of what the notebook `stem` exports."
+def names(cell):
+    "The public names in a cell's heading: the first has the example, the others come with it."
+    heading = HEADING.search(source(cell)) if cell['cell_type'] == 'markdown' else None
+    return re.findall(r'`(\w+)`', heading[1]) if heading else []
+
+def tasks(library):
+    "The notebook's cells by task: a list for each `## `, by that heading's first word."
+    found = {}
+    for c in library['cells']:
+        if m := c['cell_type'] == 'markdown' and re.match(r'## (\w+)', source(c)):
+            cells = found[m[1].lower()] = []
+        if found: cells.append(c)
+    return found
+
+def entries(cells):
+    "Of each heading among these cells: its names, its text, and its example."
+    return [(names(c), c, example) for c, example in zip(cells, cells[1:]) if names(c)]
+
+def explained(name, notebooks):
+    "A line of links to the lesson and the workshop of a public name."
+    stem = {f'initnotes.{module_of(nb)}': s for s, nb in exporting(notebooks).items()}.get(
+        home(name).__name__)
+    if not stem: return ''
     lesson = next((s for s in notebooks if re.match(rf'{stem[:2]}_', s)), stem)
-    return ', '.join(f'{{doc}}`{number_of(s)} </{s}>`' for s in dict.fromkeys((lesson, stem)))
+    return 'Explained in ' + ' and '.join(f'{{doc}}`/{s}`' for s in dict.fromkeys((lesson, stem)))
+
+def markdown(cell, text): return {**cell, 'cell_type': 'markdown', 'source': text}
+
+def page(cells, notebooks):
+    "A task's cells as a page: one level up, and below each example what the source says."
+    out, due = [], []
+    for c in cells:
+        if c['cell_type'] == 'markdown':
+            due = names(c)
+            anchor = f'(ini-{due[0]})=\n' if due else ''
+            text = HEADING.sub(f'## `{due[0]}`' if due else '', source(c))
+            out.append(markdown(c, anchor + re.sub(r'^## (?!`)', '# ', text)))
+            continue
+        out.append(c)
+        said = '\n'.join([WITHIN, *map(entry, due), explained(due[0], notebooks)])
+        out.append(markdown(dict(id=f"{c['id']}-entry", metadata={}), said))
+    return out
+
+WITHIN = '```{py:currentmodule} initnotes\n```\n'
+
+def call(name, cell):
+    "What the first page shows of an example: where it first calls, sets, or mentions `ini.NAME`."
+    def meant(node): return isinstance(node, ast.Attribute) and node.attr == name
+    found = [n for n in nodes(cell) if isinstance(n, ast.Call) and meant(n.func)
+             or isinstance(n, ast.Assign) and meant(getattr(n.targets[0], 'value', None))]
+    if not found: return next(l.strip() for l in code(cell).splitlines() if f'ini.{name}' in l)
+    first = min(found, key=lambda n: n.lineno)
+    return ' '.join(ast.get_source_segment(source(cell), first).split())
+
+def row(entry):
+    "A line of the first page: the heading's bold sentence, and the call."
+    (name, *_), text, example = entry
+    want = re.search(r'\*\*(\w)(.*?)\.\*\*', source(text), re.S)
+    return f'{want[1].lower()}{want[2]} | [`{call(name, example)}`](#ini-{name})'
+
+def overview(library):
+    "The first page: what a reader wants to do, and the call that does it."
+    head, by_task = source(library['cells'][0]), tasks(library)
+    wanted, text = 'I want to … | the call', [head, '']
+    text += [table(wanted, [row(entries(cells)[0]) for cells in by_task.values()]), '']
+    for task, cells in by_task.items():
+        title = source(cells[0]).splitlines()[0][3:]
+        text += [f'## {title}', '', f'{{doc}}`Examples, arguments and errors <api/{task}>`', '',
+                 table(wanted, map(row, entries(cells))), '']
+    return '\n'.join(text)
+
+def page_of(module, library):
+    "The page with the first public name of a module of the package, or None."
+    for task, cells in tasks(library).items():
+        if any(home(n).__name__ == f'initnotes.{module}' for ns, *_ in entries(cells) for n in ns):
+            return f'api/{task}'

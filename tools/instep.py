@@ -17,6 +17,10 @@ DIRECTIVE = re.compile(r'^#\|[ \t]*([\w-]+)(?::?[ \t]+(.*))?$\n?', re.M)
 
 def read(path): return json.loads(path.read_text(encoding='utf-8'))
 
+def notebooks_in(nbs):
+    "The paths of all notebooks: lessons and index, then the pages for practitioners."
+    return [*sorted(nbs.glob('*.ipynb')), *sorted((nbs/'howto').glob('*.ipynb'))]
+
 def source(cell): return ''.join(cell['source'])
 
 def code(cell):
@@ -64,7 +68,7 @@ def generated(root):
 
 def compared(root):
     "The files that must be as nbdev leaves them, relative to `root`."
-    files = [*generated(root), root/'initnotes'/'__init__.py', *(root/'nbs').glob('*.ipynb')]
+    files = [*generated(root), root/'initnotes'/'__init__.py', *notebooks_in(root/'nbs')]
     return {f.relative_to(root) for f in files}
 
 def not_exported(folder, names):
@@ -158,7 +162,7 @@ def uphill_imports(notebooks):
                            'which is not from an earlier lesson')
 
 def problems(root):
-    notebooks = [(p, read(p)) for p in sorted((root/'nbs').glob('*.ipynb'))]
+    notebooks = [(p, read(p)) for p in notebooks_in(root/'nbs')]
     if not notebooks: yield f'no notebooks in {root/"nbs"}'
     for path, nb in notebooks: yield from ignored_directives(path, nb)
     for path, nb in notebooks: yield from badly_folded(path, nb)

@@ -5,7 +5,7 @@ and what the site folds is folded. One that is there is never touched: rename it
 import hashlib, json, os, shutil, sys
 from pathlib import Path
 
-from instep import code, read, source
+from instep import code, notebooks_in, read, source
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = ('--LabApp.default_url=/lab/tree/index.ipynb', '--LabApp.news_url=None',
@@ -31,14 +31,16 @@ def edition_copied(path):
 def refresh(nbs, lab):
     "Copy what is not there yet; return the copies of which there is a newer edition."
     lab.mkdir(exist_ok=True)
-    names = 'images', 'experiments', 'matplotlibrc', 'glossary.md', 'summary.md', 'references.bib'
+    names = ('images', 'experiments', 'matplotlibrc', 'glossary.md', 'summary.md', 'measured.md',
+             'references.bib')
     for name in names:   # not the reader's
         if (nbs/name).is_dir():
             shutil.copytree(nbs/name, lab/name, dirs_exist_ok=True)
         else: shutil.copy(nbs/name, lab/name)
     old = []
-    for path in sorted(nbs.glob('*.ipynb')):
-        copy, nb = lab/path.name, read(path)
+    (lab/'howto').mkdir(exist_ok=True)
+    for path in notebooks_in(nbs):
+        copy, nb = lab/path.relative_to(nbs), read(path)
         if not copy.exists():
             copy.write_text(json.dumps(learners_copy(nb), indent=1), encoding='utf-8')
         elif edition_copied(copy) not in (None, edition(nb)): old.append(copy)

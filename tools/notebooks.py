@@ -21,7 +21,7 @@ from nbdev.clean import clean_nb
 from tqdm import tqdm
 from traitlets.config import Config
 
-from instep import FOLDS, fold, guess_of, nodes, read
+from instep import FOLDS, fold, guess_of, nodes, notebooks_in, read
 
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = 'application/vnd.initnotes.ledger+json'
@@ -341,7 +341,7 @@ def arguments():
         if not value.isdecimal() or (name == 'OMP_NUM_THREADS' and int(value) < 1):
             p.error(f'{name} is {value!r}, expected a whole number: '
                     f'`export {name}=1`, or `unset {name}`')
-    a.paths = [x.resolve() for x in a.notebooks] or sorted((ROOT/'nbs').glob('*.ipynb'))
+    a.paths = [x.resolve() for x in a.notebooks] or notebooks_in(ROOT/'nbs')
     if missing := [x for x in a.paths if not x.is_file()]:
         p.error(f'no such notebook: {missing[0]}')
     return a

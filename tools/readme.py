@@ -1,17 +1,21 @@
 """Renew what README and index say of the lessons: `python tools/readme.py [--check]`.
 
 What stands between `<!-- begin NAME -->` and `<!-- end NAME -->`, in README.md and in a Markdown
-cell of nbs/index.ipynb, is made here from the lessons. With --check nothing is written, and the
-exit code is 1 when something is not what the notebooks say."""
-import ast, base64, re, sys
+cell of nbs/index.ipynb, is made here from the notebooks, and so is each reading time in the index
+(see `timed`). With --check nothing is written, and the exit code is 1 when something is not what
+the notebooks say."""
+import ast, base64, html, re, sys
 from pathlib import Path
 
-from instep import directives, guess_of, module_of, read, source
+from instep import directives, guess_of, module_of, notebooks_in, read, source
 from notebooks import dumps, ledgers, outputs, text
 
 ROOT = Path(__file__).resolve().parent.parent
 # By file in nbs/: the notebook, and the label of the cell, that draws it.
 PICTURES = {'images/depth.png': ('04_why_sqrt5', 'fig-depth')}
+# The pages for practitioners, in the order in which they are offered.
+HOWTO = ('which_start', 'loss_is_nan', 'deep_net', 'decoder', 'gpt', 'batchnorm', 'own_loop',
+         'several_gpus', 'own_tests')
 
 def readme_text(): return (ROOT/'README.md').read_text(encoding='utf-8')
 
@@ -19,13 +23,24 @@ def read_notebooks(nbs=ROOT/'nbs'):
     "The numbered lessons, in order."
     return {p.stem: read(p) for p in sorted(nbs.glob('[0-9]*.ipynb'))}
 
+def read_pages(nbs=ROOT/'nbs'):
+    """The notebooks that have no number, by the address of their page: 'index', 'howto/gpt'.
+
+    Those of howto/ in the order in which the index first links to them."""
+    index = (nbs/'index.ipynb').read_text(encoding='utf-8')
+    found = {p.relative_to(nbs).with_suffix('').as_posix(): read(p) for p in notebooks_in(nbs)
+             if not p.name[0].isdigit()}
+    return dict(sorted(found.items(), key=lambda page: index.find(f'({page[0]}.ipynb')))
+
 def exporting(notebooks):
     "Those that export a module."
     return {stem: nb for stem, nb in notebooks.items() if module_of(nb)}
 
 def is_workshop(stem):
-    "A lettered notebook that exports a module; one that exports nothing is a lesson."
-    return bool(re.match(r'\d\d[a-z]_', stem) and module_of(read(ROOT/'nbs'/f'{stem}.ipynb')))
+    "A lettered notebook that exports a module, or says 'this workshop'; any other is a lesson."
+    if not re.match(r'\d\d[a-z]_', stem): return False
+    nb = read(ROOT/'nbs'/f'{stem}.ipynb')
+    return bool(module_of(nb) or 'this workshop' in source(opening_cell(nb)).lower())
 
 def is_appendix(stem): return stem.startswith('99')
 
@@ -40,9 +55,13 @@ def table(head, rows):
 
 # ---- of a lesson -----------------------------------------------------------------------------
 
+def opening_cell(nb): return next(c for c in nb['cells'] if c['cell_type'] == 'markdown')
+
 def question(nb):
-    head = next(c for c in nb['cells'] if c['cell_type'] == 'markdown')
-    return re.search(r'^> (.*)$', source(head), re.M)[1]
+    return re.search(r'^> (.*)$', source(opening_cell(nb)), re.M)[1]
+
+def title(nb):
+    return re.search(r'^# (.*)$', source(opening_cell(nb)), re.M)[1]
 
 def minutes(nb):
     """Reading time, to five minutes.
@@ -82,27 +101,109 @@ def show(x):
     if isinstance(x, str): return x
     return f'{x:,.0f}' if x == round(x) and abs(x) < 1e7 else f'{x:.4g}'
 
+def bounds(row):
+    "Lowest and highest value that a row of a ledger allows, as far as it prints them."
+    span = next((x for x in (row['predicted'], row['tolerance']) if ' … ' in str(x)), None)
+    if span:
+        lo, hi = map(float, span.split(' … '))      # of four digits
+        return lo - 5e-4*abs(lo), hi + 5e-4*abs(hi)
+    allowed = float(row['tolerance'].removeprefix('±').partition(' ')[0])       # of two digits
+    off = 1.05*allowed + 1e-8*abs(row['predicted'])
+    return row['predicted'] - off, row['predicted'] + off
+
+def verdict(rows):
+    "How many checks a ledger holds, and which of them lie outside, in a few words."
+    def inside(row):
+        lo, hi = bounds(row)
+        return lo <= row['measured'] <= hi
+    outside = [r['what'] for r in rows if not inside(r)]
+    if outside: found = f"{len(outside)} outside: {', '.join(outside)}"
+    else: found = 'all inside' if len(rows) > 1 else 'inside'
+    return f'{len(rows)} check' + 's'*(len(rows) > 1) + f', {found}'
+
+def folded(rows, markdown, name=''):
+    "The table of a ledger behind a line that says how it came out."
+    return (f'<details class="ledger">\n<summary>{html.escape(name + verdict(rows))}</summary>\n\n'
+            f'{markdown}\n\n</details>')
+
 def claims_page(notebooks):
     "A page of the site: what every ledger of the course predicted and measured."
-    rows = table('lesson | what | predicted | measured | tolerance', (
-        f"[{number_of(name)}]({name}.ipynb) | {r['what']} | {show(r['predicted'])} | "
-        f"{show(r['measured'])} | {r['tolerance']}"
-        for name, r in figure_rows(notebooks) if not is_appendix(name)))
-    return f'# Every claim\n\nWhat the lessons predicted and measured, by ledger.\n\n{rows}'
+    parts, n = [], 0
+    for name, nb in notebooks.items():
+        rows = [r for l in ledgers(nb) for r in l['rows']]
+        if not rows or is_appendix(name): continue
+        claims = table('what | predicted | measured | tolerance', (
+            f"{r['what']} | {show(r['predicted'])} | {show(r['measured'])} | {r['tolerance']}"
+            for r in rows))
+        parts.append(folded(rows, f'{claims}\n\nFrom [lesson {number_of(name)}]({name}.ipynb).',
+                            f'{number_of(name)} · {title(nb)}: '))
+        n += len(rows)
+    return '\n\n'.join(['# Every claim', f'The {n} numbers that the lessons predict and measure, '
+                        'lesson by lesson: open one to see its ledger.', *parts])
 
 # ---- the blocks, by name ---------------------------------------------------------------------
 
-def course(notebooks):
-    "A row for each lesson: its question, reading time, and the public names that it exports."
-    return table('lesson | its question | minutes | what it exports', (
-        f"[`{name}`](nbs/{name}.ipynb) | {question(nb)} | {minutes(nb)} | "
-        + ', '.join(f'`{x}`' for x in exports(nb)) for name, nb in notebooks.items()))
+def parts(notebooks):
+    "The lessons of each part, by its title, as nbs/summary.md divides them."
+    heads = re.findall(r'^## (Part .*) \(lessons? (\d\d)(?: (?:to|and) (\d\d))?\)$',
+                       (ROOT/'nbs'/'summary.md').read_text(encoding='utf-8'), re.M)
+    found = {title: {s: nb for s, nb in notebooks.items() if first <= s[:2] <= (last or first)}
+             for title, first, last in heads}
+    rest = notebooks.keys() - {s for part in found.values() for s in part}
+    return found | {'Appendix': {s: nb for s, nb in notebooks.items() if s in rest}}
 
-def lessons(notebooks):
-    "The same for the index: without the names."
-    return table('lesson | its question | minutes', (
+def hours(notebooks):
+    "Their reading time, as in '9½ hours', or in minutes."
+    total = sum(map(minutes, notebooks.values()))
+    if total < 100: return f'{total} minutes'
+    whole, half = divmod(round(total/30), 2)
+    return f"{whole}{'½'*half} hours"
+
+def questions(what, notebooks):
+    return table(f'{what} | its question | minutes', (
         f'[{name}](nbs/{name}.ipynb) | {question(nb)} | {minutes(nb)}'
         for name, nb in notebooks.items()))
+
+def lessons(notebooks):
+    "The lessons by part, with question and reading time; the workshops folded below them."
+    out = []
+    for title, part in parts(notebooks).items():
+        shops = {s: nb for s, nb in part.items() if is_workshop(s)}
+        main = {s: nb for s, nb in part.items() if s not in shops}
+        out += [f'### {title}', f'Reading time: {hours(main)}.', questions('lesson', main)]
+        if shops:
+            out += [f'<details><summary>{len(shops)} workshops behind it, {hours(shops)}</summary>',
+                    questions('workshop', shops), '</details>']
+    return '\n\n'.join(out)
+
+def course(notebooks):
+    "A row for each part of the course: its lessons, and their reading time."
+    rows = []
+    for title, part in parts(notebooks).items():
+        main = {s: nb for s, nb in part.items() if not is_workshop(s)}
+        links = ', '.join(f'[{number_of(s)}](nbs/{s}.ipynb)' for s in main)
+        rows.append(f'{title} | {links} | {hours(main)}')
+    return table('part | lessons | reading time', rows)
+
+def howto(notebooks):
+    "A row for each page for practitioners: its title, and the question that it answers."
+    found = {p.stem: read(p) for p in notebooks_in(ROOT/'nbs') if p.parent.name == 'howto'}
+    order = [*(n for n in HOWTO if n in found), *(n for n in found if n not in HOWTO)]
+    return table('page | the question that it answers', (
+        f'[{title(found[n])}](nbs/howto/{n}.ipynb) | {question(found[n])}' for n in order))
+
+def peers(notebooks):
+    "Of the table of audits in nbs/measured.md: what each tool found, missed and took."
+    text = (ROOT/'nbs'/'measured.md').read_text(encoding='utf-8')
+    block = re.search(r'<!-- begin audit -->\n\n(.*?)\n\n<!-- end', text, re.S)[1]
+    head, _, *rows = [[c.strip(' *') for c in line.split('|')[1:-1]] for line in block.split('\n')]
+    wanted = {'faults found': 'faults found', 'infos found': 'minor ones found',
+              'healthy twins with an alarm': 'false alarms', 'median time, ms': 'median time, ms'}
+    kept = {wanted[r[0]]: r[1:] for r in rows if r[0] in wanted}
+    of = {what: f'{what} (of {row[0]})' if row[0] else what for what, row in kept.items()}
+    return table(' | '.join(['tool', *of.values()]), (
+        ' | '.join([tool, *(row[k] for row in kept.values())])
+        for k, tool in enumerate(head[2:], 1)))
 
 def figures(notebooks):
     "How many of the write-ups' figures are consistent with theory, and where they stand."
@@ -134,17 +235,29 @@ def renew(text, blocks, where, notebooks):
             raise SystemExit(f'{where}: expected one block {begin} … {end}, found {n}')
     return text
 
+TIMED = re.compile(r'(\((\d\w+)\.ipynb\)(?: to \[[^]]*\]\((\d\w+)\.ipynb\))?, )[\d½]+ \w+')
+
+def timed(text, notebooks):
+    "Text with a new time behind `[…](00_start.ipynb), 30 minutes` and `[…](…) to […](…), 2 hours`."
+    def time(m):
+        span = {s: nb for s, nb in notebooks.items()
+                if m[2] <= s <= (m[3] or m[2]) and (s == m[2] or not is_workshop(s))}
+        return m[1] + hours(span)
+    return TIMED.sub(time, text)
+
 def renewed_index(notebooks, path):
     index = read(path)
     old = '\0'.join(map(source, index['cells']))
-    new = renew(old, (lessons, picture), path.name, notebooks).replace('](nbs/', '](')
+    new = renew(old, (howto, lessons, picture), path.name, notebooks).replace('](nbs/', '](')
+    new = timed(new, notebooks)
     for c, text in zip(index['cells'], new.split('\0'), strict=True):
         c['source'] = text.splitlines(keepends=True)
     return dumps(index)
 
 def main():
     notebooks, index = read_notebooks(), ROOT/'nbs'/'index.ipynb'
-    readme = renew(readme_text(), (answer, picture, course, figures), 'README.md', notebooks)
+    readme = renew(readme_text(), (answer, picture, howto, peers, course, figures),
+                   'README.md', notebooks)
     wanted = {ROOT/'README.md': readme.encode(), index: renewed_index(notebooks, index).encode()}
     wanted |= {ROOT/'nbs'/f: png(labelled(notebooks[nb], label))
                for f, (nb, label) in PICTURES.items()}

@@ -17,7 +17,7 @@ SKIPPED = (nodes.title, nodes.comment, nodes.raw, nodes.math_block, nodes.image,
            nodes.target, addnodes.index, addnodes.toctree, addnodes.desc_signature)
 # What only Sphinx's own search needs, and what of it every page would load.
 UNUSED = ('searchtools.js', 'base-stemmer.js', 'english-stemmer.js', 'sphinx_highlight.js',
-          'doctools.js', 'documentation_options.js')
+          'doctools.js')
 
 def words(text): return ' '.join(text.split())
 
@@ -68,8 +68,8 @@ class Places(list):
                 self.enter(child, anchor, text_of(child.next_node(nodes.title)))
             elif isinstance(child, addnodes.desc):
                 signature = child.next_node(addnodes.desc_signature)
-                anchor = signature['ids'][0]            # such as initnotes.init.init_
-                self.enter(child, anchor, anchor.split('.', 2)[-1], signature.astext())
+                anchor = signature['ids'][0]            # such as initnotes.init_
+                self.enter(child, anchor, anchor.partition('.')[2], signature.astext())
             elif isinstance(child, nodes.definition_list_item) and child[0]['ids']:
                 names = [text_of(t) for t in child.children if isinstance(t, nodes.term)]
                 self.enter(child[-1], child[0]['ids'][0], ', '.join(names))

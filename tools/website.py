@@ -14,9 +14,9 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-import apidoc, readme
-from instep import code, directives, guess_of, module_of, read, source
-from notebooks import GUESS, LEDGER
+import apidoc, pages, readme
+from instep import code, directives, guess_of, module_of, source
+from notebooks import GUESS, LEDGER, text
 
 ROOT = Path(__file__).resolve().parent.parent
 CFG = ConfigParser(delimiters=['='])
@@ -41,10 +41,18 @@ def code_cell(cell, in_solution):
     meta = dict(tags=[t for t, on in tags.items() if on])
     if said.get('fig-alt'):
         meta['mystnb'] = dict(image=dict(alt=said['fig-alt']))
-    outputs = [{**o, 'data': {mime: x for mime, x in o['data'].items()
-                        if mime not in (LEDGER, GUESS)}}   # which are text, or Markdown, too
-               if 'data' in o else o for o in cell['outputs']]
-    return {**cell, 'metadata': meta, 'source': code(cell).strip('\n'), 'outputs': outputs}
+    return {**cell, 'metadata': meta, 'source': code(cell).strip('\n'),
+            'outputs': [shown(o) for o in cell['outputs']]}
+
+def shown(output):
+    "An output as it is shown: of a guess the text, of a ledger a table that is folded."
+    data = output.get('data', {})
+    if LEDGER in data:
+        table = readme.folded(data[LEDGER]['rows'], text(data['text/markdown']))
+        return {**output, 'data': {'text/markdown': table}}
+    if GUESS in data:
+        return {**output, 'data': {k: x for k, x in data.items() if k != GUESS}}
+    return output
 
 def question_box(cell, measuring):
     "Where the site asks for a guess: what is asked, and what was measured in the next code cell."
@@ -74,11 +82,11 @@ def fold_solutions(text, is_open):
         out.append(line)
     return '\n'.join(out), is_open
 
-def opening(text, stem, nb):
+def opening(text, stem, nb, library):
     "A lesson's first text: its number before the title, a line of links below its question."
-    links = [f'{{download}}`the notebook <notebooks/{stem}.ipynb>` to run']
-    if module := module_of(nb):
-        links.append(f'its {{doc}}`library page <api/{module}>`')
+    links = [f'{{download}}`the notebook </notebooks/{stem}.ipynb>` to run']
+    if page := apidoc.page_of(module_of(nb), library):
+        links.append(f'its calls in {{doc}}`the library </{page}>`')
     if stem[0].isdigit():
         text = text.replace('# ', f'# {readme.number_of(stem)} · ', 1)
         links.insert(0, f'about {readme.minutes(nb)} minutes')
@@ -87,12 +95,23 @@ def opening(text, stem, nb):
     line = '\n\n{.lesson-links}\n' + ' · '.join(links)
     return re.sub(r'^> .*$', lambda m: m[0] + line, text, count=1, flags=re.M)
 
-def lesson(stem, nb, bib):
+EXPLORER = re.compile(r'\[([^][]+)\]\(((?:\.\./)?explorer\.html[^)\s]*)\)')
+
+def played(text):
+    """Text whose links to the explorer are HTML, since Sphinx does not know that page.
+
+    One that is a paragraph of its own is of the class that site.js makes a frame of."""
+    def link(m): return f'<a href="{html.escape(m[2])}">{m[1]}</a>'
+    text = re.sub(rf'^{EXPLORER.pattern}$', lambda m: f'<p class="explorer">{link(m)}</p>', text,
+                  flags=re.M)
+    return EXPLORER.sub(link, text)
+
+def lesson(stem, nb, bib, library):
     "The notebook as Sphinx shall see it: nothing hidden, no directive line, solutions folded."
     cells, in_solution = [], False
     for k, c in enumerate(nb['cells']):
         if c['cell_type'] == 'markdown':
-            text = anchored(source(c), bib)
+            text = played(anchored(source(c), bib))
             if in_solution or '\n## Solutions' in '\n' + text:
                 text, in_solution = fold_solutions(text, in_solution)
             cells.append(markdown(text))
@@ -103,7 +122,7 @@ def lesson(stem, nb, bib):
                 cells.append(question_box(c, next(later, dict(outputs=[]))))
     if in_solution: cells.append(markdown('</details>'))
     head = next(c for c in cells if c['cell_type'] == 'markdown')
-    head['source'] = opening(head['source'], stem, nb)
+    head['source'] = opening(head['source'], stem, nb, library)
     return {**nb, 'cells': cells}
 
 # ---- references and glossary -----------------------------------------------------------------
@@ -168,7 +187,7 @@ def link(kind, target, text):
 def link_prose(doctree, doc, spellings, stems):
     "Links in a lesson's prose: a term's first use, each mention of a lesson."
     by_lower = {s.lower(): (s, entry) for s, entry in spellings.items()}
-    number = r'(?<=lesson )0\d\b|(?<=lessons )0\d\b|(?<=[,)] )0\d\b|(?<= and )0\d\b'
+    number = r'(?:(?<=lesson )|(?<=lessons )|(?<=[,)] )|(?<= and ))[01]\d\b'
     longest_first = sorted(map(re.escape, spellings), key=len, reverse=True)
     pattern = re.compile(
         '|'.join([number, *(rf'\b{s}s?\b' for s in longest_first)]), re.I)
@@ -192,92 +211,109 @@ def link_prose(doctree, doc, spellings, stems):
 
 # ---- the site --------------------------------------------------------------------------------
 
-def contents(notebooks):
+def contents(notebooks, others, tasks):
     "The site's tables of contents, which stand in the index."
-    modules = [f'api/{module_of(nb)}' for nb in readme.exporting(notebooks).values()]
-    parts = {'The course': notebooks, 'The library': ['api/index', *modules],
-             'To look up': ['summary', 'claims', 'glossary', 'references', 'genindex']}
+    howto = [page for page in others if page.startswith('howto/')]
+    parts = {'The course': notebooks, 'How to': howto,
+             'The library': ['library', *(f'api/{t}' for t in tasks)],
+             'To look up': ['summary', 'claims', 'measured', 'glossary', 'references',
+                            'genindex']}
     return ''.join(f'```{{toctree}}\n:hidden:\n:caption: {name}\n\n' + '\n'.join(docs) + '\n```\n'
-                   for name, docs in parts.items())
+                   for name, docs in parts.items() if docs)
 
 def write_sources(src, root):
-    "Everything that Sphinx reads, into the folder `src`; return the notebooks and the terms."
-    nbs, notebooks = root/'nbs', readme.read_notebooks(root/'nbs')
+    "Everything that Sphinx reads, into the folder `src`; return its notebooks, library, terms."
+    nbs = root/'nbs'
+    notebooks, others = readme.read_notebooks(nbs), readme.read_pages(nbs)
     bib = bibliography((nbs/'references.bib').read_text(encoding='utf-8'))
     glossary = (nbs/'glossary.md').read_text(encoding='utf-8')
-    for stem, nb in {**notebooks, 'index': read(nbs/'index.ipynb')}.items():
-        page = lesson(stem, nb, bib)
-        if stem == 'index': page['cells'].append(markdown(contents(notebooks)))
+    library = others.pop('library')
+    tasks = apidoc.tasks(library)
+    for stem, nb in {**notebooks, **others}.items():
+        page = lesson(stem, nb, bib, library)
+        if stem == 'index': page['cells'].append(markdown(contents(notebooks, others, tasks)))
         write(src/f'{stem}.ipynb', json.dumps(page))
-    for stem, nb in readme.exporting(notebooks).items():
-        write(src/'api'/f'{module_of(nb)}.md', apidoc.page(stem, nb))
-    write(src/'api'/'index.md', '# The library\n\n' + apidoc.overview(notebooks))
+    overview = markdown(apidoc.overview(library))
+    write(src/'library.ipynb', json.dumps({**library, 'cells': [overview]}))
+    for task, cells in tasks.items():
+        cells = [code_cell(c, False) if c['cell_type'] == 'code' else c
+                 for c in apidoc.page(cells, notebooks)]
+        write(src/'api'/f'{task}.ipynb', json.dumps({**library, 'cells': cells}))
     write(src/'claims.md', readme.claims_page(notebooks))
     entries = '\n'.join(reference(k, e) for k, e in bib.items())
     write(src/'references.md', '# References\n\n' + entries)
     write(src/'glossary.md', anchored(glossary, bib))
-    shutil.copy(nbs/'summary.md', src)
+    for page in ('summary.md', 'measured.md'): shutil.copy(nbs/page, src)
     shutil.copytree(nbs, src/'notebooks')
     shutil.copytree(nbs/'images', src/'images')
     shutil.copytree(ROOT/'tools'/'static', src/'_static')
     mathjax = Path(find_spec('sphinx-mathjax-offline').submodule_search_locations[0])
     shutil.copy(mathjax/'static'/'mathjax'/'tex-svg.js', src/'_static')
-    return notebooks, terms(glossary)
+    return {**notebooks, **others}, library, terms(glossary)
 
-# Where the lessons were before version 0.2.
+# Where the lessons were before version 0.2, and the library's first page.
 MOVED = {
+    'api/index': 'library',
     '00_core': '01_core', '01_data': '02_data', '02_foundations': '03_foundations',
     '03_why_sqrt5': '04_why_sqrt5', '04_kaiming': '05_kaiming', '05_training': '06_training',
     '06_hooks': '07_hooks', '07_lsuv': '09_lsuv'}
 
 REDIRECT = '''<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Moved</title>
-<link rel="canonical" href="{0}.html"><meta http-equiv="refresh" content="0; url={0}.html"></head>
-<body><article><h1>Moved</h1><p>This lesson is now <a href="{0}.html">{0}</a>.</p></article></body>
+<link rel="canonical" href="{0}"><meta http-equiv="refresh" content="0; url={0}"></head>
+<body><article><h1>Moved</h1><p>This page is now <a href="{0}">{1}</a>.</p></article></body>
 </html>
 '''
 
-def redirect(html, notebooks):
+def moved(notebooks, library):
+    "Old addresses and where they lead; of a module's page, to the library's or to the lesson."
+    pages = {f'api/{module_of(nb)}': apidoc.page_of(module_of(nb), library) or stem
+             for stem, nb in readme.exporting(notebooks).items()}
+    return {old: new for old, new in {**MOVED, **pages}.items()
+            if new in (*notebooks, 'library') or new.startswith('api/') and new != old}
+
+def redirect(html, old_and_new):
     "Pages at the old addresses that lead to the new ones."
-    for old, new in MOVED.items():
-        if new in notebooks: write(html/f'{old}.html', REDIRECT.format(new))
+    for old, new in old_and_new.items():
+        if (page := html/f'{old}.html').exists(): continue
+        write(page, REDIRECT.format('../'*old.count('/') + f'{new}.html', new))
 
 CONF = dict(
     project=CFG['lib_name'], author=CFG['author'], copyright=CFG['copyright'],
     version=CFG['version'], release=CFG['version'], language='en', root_doc='index',
-    extensions=['myst_nb', 'sphinx.ext.mathjax', 'search'], exclude_patterns=['notebooks'],
-    templates_path=[str(ROOT/'tools'/'templates')], search_by_hand=[ROOT/'nbs'/'explorer.html'],
+    extensions=['myst_nb', 'sphinx.ext.mathjax', 'sphinx_copybutton', 'search'],
+    exclude_patterns=['notebooks'], templates_path=[str(ROOT/'tools'/'templates')],
+    search_by_hand=[ROOT/'nbs'/'explorer.html'],
     smartquotes_action='D', nb_execution_mode='off', nb_render_markdown_format='gfm',
     nb_code_prompt_show='Show the code', nb_code_prompt_hide='Hide the code', nb_merge_streams=True,
     myst_enable_extensions=['dollarmath', 'amsmath', 'colon_fence', 'fieldlist', 'attrs_block'],
     mathjax_path='tex-svg.js', mathjax3_config={'options': {}}, add_module_names=False,
-    python_display_short_literal_types=True, toc_object_entries_show_parents='hide',
+    python_display_short_literal_types=True, toc_object_entries=False,
     html_theme='furo', html_title=CFG['title'], html_static_path=['_static'],
     html_css_files=['site.css'], html_js_files=['site.js', 'guess.js'], html_copy_source=False,
-    html_domain_indices=False, html_show_sourcelink=False,
-    html_theme_options=dict(top_of_page_buttons=[]))
-
-def level(app, page, template, context, doctree):
-    "Furo's captions say that they are headings, but not of which level."
-    tree = context.get('furo_navigation_tree', '')
-    tree = tree.replace('role="heading"', 'role="heading" aria-level="2"')
-    context['furo_navigation_tree'] = tree
+    html_favicon='_static/favicon.svg', html_domain_indices=False, html_show_sourcelink=False,
+    html_theme_options=dict(top_of_page_buttons=[]),
+    # Of code, not of what it printed; without the prompts.
+    copybutton_selector=':not(.output) > div.highlight > pre',
+    copybutton_prompt_text=r'>>> |\.\.\. |\$ ', copybutton_prompt_is_regexp=True)
 
 def build(out, root=ROOT, work=ROOT/'_build'/'site'):
     "Make the site in `out`; what Sphinx warns of is an error, and leaves `out` as it was."
     shutil.rmtree(work, ignore_errors=True)
-    notebooks, spellings = write_sources(work/'source', root)
+    notebooks, library, spellings = write_sources(work/'source', root)
     def change(app, doctree):
-        if (doc := app.env.docname) not in (*notebooks, 'index'): return
+        if (doc := app.env.docname) not in notebooks: return
         link_prose(doctree, doc, spellings, list(notebooks))
     with patch_docutils(), docutils_namespace():
         app = Sphinx(work/'source', None, work/'html', work/'doctrees', 'html', CONF, status=None,
                      warning=sys.stderr, warningiserror=True, freshenv=True)
         app.connect('doctree-read', change)
-        app.connect('html-page-context', level, priority=900)
+        app.connect('doctree-read', pages.wrap)
+        app.connect('html-page-context', pages.finish, priority=900)   # after furo's
         app.build()
     if app.statuscode:
         raise SystemExit(f'Sphinx ended with status {app.statuscode}')
-    redirect(work/'html', notebooks)
+    redirect(work/'html', moved(notebooks, library))
+    shutil.copy(root/'nbs'/'explorer.html', work/'html')
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(work/'html', out)
     return app

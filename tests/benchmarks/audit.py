@@ -20,8 +20,8 @@ you develop in:
     pip install --no-deps torch-audit==0.3.0 torchdiag==0.1.0 neural_net_checklist==1.1.0 \
         model-clinic==0.4.2 torchmortem==0.1.1 && pip install click rich jinja2 pillow
 
-What is not installed is left out, and said. With --readme the table goes into the README's block
-`audit`; --seeds N: how many of the ten; --cost: only the cost."""
+What is not installed is left out, and said. With --store the table goes into nbs/measured.md;
+--seeds N: how many of the ten; --cost: only the cost."""
 import argparse, contextlib, copy, importlib.metadata, io, logging, re, statistics, sys, time
 import warnings
 from collections import Counter, defaultdict
@@ -32,7 +32,7 @@ sys.path.insert(0, str(HERE.parent))
 import torch
 from torch import nn
 from audit_cases import CASES
-from ratios import into_readme, seconds
+from ratios import into_page, seconds
 
 torch.set_num_threads(1)
 warnings.simplefilter('ignore')
@@ -215,12 +215,12 @@ def cost(depths=(10, 40, 160), width=256, B=256, repeat=5):
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description='audit beside other tools, and its cost')
     parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--readme', action='store_true')
+    parser.add_argument('--store', action='store_true')
     parser.add_argument('--cost', action='store_true')
     given = parser.parse_args()
     logging.disable(logging.ERROR)
     if not given.cost:
         text = table(range(given.seeds))
         print(text)
-        if given.readme: into_readme('audit', text)
+        if given.store: into_page('audit', text)
     cost()

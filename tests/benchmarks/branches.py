@@ -3,7 +3,7 @@
 A row for each: its branches, its writers, how the stream's rms grows from the first block's input
 to the last block's output, and the first loss on random tokens or labels, before (`init_` without
 options) and after `init_(residual='depth', embedding_std=.02, batch=…)`. And the time of
-`branches` against a bare forward. With --readme the table goes into the README's block `branches`.
+`branches` against a bare forward. With --store the table goes into nbs/measured.md.
 
 The growth that theory predicts: in a pre-norm net what the branches add does not depend on the
 stream's size, and independent terms add up in the mean square: √(1 + Σ branch²/first²). A norm on
@@ -14,7 +14,7 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 import torch, transformers
 import torch.nn.functional as F
 from initnotes import branches, init_
-from ratios import into_readme, report
+from ratios import into_page, report
 
 torch.set_num_threads(1)
 warnings.simplefilter('ignore')
@@ -146,5 +146,5 @@ table = '\n'.join(['| ' + ' | '.join(r) + ' |' for r in (head, *rows)])
 table = table.replace('\n', '\n' + '|---'*len(head) + '|\n', 1)
 print(table)
 times()
-if '--readme' in sys.argv:
-    into_readme('branches', table)
+if '--store' in sys.argv:
+    into_page('branches', table)

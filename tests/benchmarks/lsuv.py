@@ -1,7 +1,7 @@
 """lsuv_ on plain 3×3 conv nets (16 channels, 28×28, batch 32, one thread).
 
-Against a bare forward, the textbook loop and lsuv 0.3.0. With --readme the table goes into the
-README's block `lsuv` as well."""
+Against a bare forward, the textbook loop and lsuv 0.3.0. With --store the table goes into
+nbs/measured.md as well."""
 import copy, ctypes, functools, re, sys, time
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from lsuv import lsuv_with_singlebatch
 from torch import nn
 from initnotes import ConvLayer, lsuv_
-from ratios import into_readme, report
+from ratios import into_page, report
 
 torch.set_num_threads(1)
 report = functools.partial(report, clock=time.process_time)
@@ -114,5 +114,5 @@ head = ['layers', 'against one forward', off, 'faster than the textbook loop', f
 table = '\n'.join(['| ' + ' | '.join(r) + ' |' for r in (head, *rows)])
 table = table.replace('\n', '\n' + '|---'*len(head) + '|\n', 1)
 print(table)
-if '--readme' in sys.argv:
-    into_readme('lsuv', table)
+if '--store' in sys.argv:
+    into_page('lsuv', table)
