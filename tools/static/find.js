@@ -1,7 +1,8 @@
 // What a search finds, and in which order: people's words, and the places of the index that searchindex.js gives to setIndex.
 // Loaded by search.js when somebody turns to a search box, after Sphinx's stop words and stemmer (language_data.js).
 'use strict';
-// What people say, and what the course calls it: one phrase, or several between commas.
+// What people say, and what the course calls it: one phrase, or several between commas. Both are looked for;
+// of three words or more, what the course calls it alone.
 const SAME = {
   'dying relu': 'dead unit', 'dead relu': 'dead unit', 'dead neuron': 'dead unit', 'neuron': 'unit', 'silent': 'dead',
   'nan': 'not finite, diverged', 'inf': 'not finite', 'infinity': 'not finite', 'overflow': 'not finite',
@@ -10,12 +11,14 @@ const SAME = {
   'exploding gradient': 'deep mlp does not learn, gradient grows', 'not learning': 'deep mlp does not learn',
   'does not train': 'deep mlp does not learn', 'not converge': 'deep mlp does not learn', 'loss stuck': 'deep mlp does not learn',
   'loss does not decrease': 'deep mlp does not learn', 'network': 'net', 'swish': 'silu',
-  'init': 'initialization, start', 'initialization': 'init_, start', 'reproducible': 'seed', 'initial loss': 'first loss',
+  'outputs the same': 'alike', 'outputs are the same': 'alike', 'same output': 'alike', 'initial loss': 'first loss', 'loss at init': 'first loss',
+  'init': 'initialization, start', 'initialization': 'init_, which start for which net', 'default init': 'why √5',
   'gain of': 'which start for which net', 'gain for': 'which start for which net', 'init for': 'which start for which net',
   'cheat sheet': 'which start for which net', 'he init': 'kaiming', 'he initialization': 'kaiming', 'he normal': 'kaiming_normal_',
-  'msra': 'kaiming', 'glorot': 'xavier', 'data dependent init': 'lsuv', 'all zeros': 'then why random', 'weights zero': 'then why random',
-  'zero init': 'then why random, zero', 'symmetry': 'symmetry breaking', 'fixup': 'residual zero', 'loss at init': 'first loss',
-  'root of five': '√5', 'square root of 5': '√5', 'square root of five': '√5', 'sqrt five': '√5',
+  'msra': 'kaiming', 'glorot': 'xavier', 'data dependent init': 'lsuv', 'reproducible': 'seed',
+  'calibrate my model': 'lsuv_', 'calibrate my own model': 'lsuv_',
+  'all zeros': 'then why random', 'weights zero': 'then why random', 'zero init': 'then why random, zero', 'fixup': 'residual zero',
+  'symmetry': 'symmetry breaking', 'root of five': '√5', 'square root of 5': '√5', 'square root of five': '√5', 'sqrt five': '√5',
   'edge of chaos': 'order or chaos', 'mean field': 'order or chaos', 'mup': 'width learning rate', 'playground': 'explorer',
   'learning rate finder': 'which learning rate', 'lr finder': 'which learning rate', 'lr': 'learning rate',
   'skip connection': 'residual', 'resnet': 'residual', 'transformer': 'gpt', 'llm': 'gpt', 'language model': 'gpt',
@@ -65,7 +68,7 @@ const SAME = {
 
   const places = [], index = new Map();     // index: term -> Map(place -> how much it says there, from 0 to 5 or so)
   const KINDS = [       // pages, what their places are worth, and what they are called
-    [/^howto\//, 1.5, 'How-to'], [/^explorer/, 1.2, 'To play with'], [/^\d\d_/, 1.2, 'Lesson'], [/^\d\d[a-z]_/, .8, 'Workshop'],
+    [/^howto\//, 1.5, 'How-to'], [/^explorer/, 1.2, 'To play with'], [/^\d\d_/, 1.2, 'Lesson'], [/^\d\d[a-z]_/, .7, 'Workshop'],
     [/^library/, .9, 'Library'], [/^api\//, .7, 'Library'], [/^glossary/, .55, 'Glossary'], [/^claims/, .4, 'To look up'],
     [/^references/, .7, 'To look up'], [/./, .8, 'The course']];
   const ASIDE = /^(exercises|solutions|what-held|where-to-read-on|(to-)?read-on)$/;
@@ -134,7 +137,7 @@ const SAME = {
     for (let i = 0; i < said.length;) {
       let n = Math.min(4, said.length - i), meant;
       while (n && !(meant = same.get(said.slice(i, i + n).map(t => t.term).join(' ')))) n--;
-      const own = said.slice(i, i += n || 1), group = [phrase(own, query.slice(own[0].at, own.at(-1).end))];
+      const own = said.slice(i, i += n || 1), group = n > 2 ? [] : [phrase(own, query.slice(own[0].at, own.at(-1).end))];
       for (const m of meant ?? []) group.push(phrase(terms(m), m));
       if (group.some(words => words.length)) found.push(group.filter(words => words.length)); }
     return found; }
@@ -158,7 +161,7 @@ const SAME = {
     const rank = ([k, [sum, n]]) => {
       const place = places[k];
       let score = sum*(n/asked.length)**2*place.weight;
-      if (place.names.includes(phrases[0]) && phrases[0].trim().includes(' ')) score *= 3;
+      if (place.names.includes(phrases[0]) && /\S[\s-]\S|_|\p{Ll}\p{Lu}/u.test(query.trim())) score *= 3;       // its name, in full
       else if (place.names.some(name => phrases.includes(name))) score *= 1.7;
       else if (place.names.some(name => phrases.some(p => name.includes(p)))) score *= 1.3;
       return {...place, score, all: n === asked.length}; };
