@@ -144,10 +144,14 @@ def test_number_question_time_and_download(site, stem):
     assert (site/notebook).read_bytes() == (ROOT/'nbs'/f'{stem}.ipynb').read_bytes()
 
 @pytest.mark.parametrize('stem', LESSONS)
-def test_ledger_is_a_table(site, stem):
+def test_ledger_is_a_folded_table(site, stem):
     rows = [words(tr.get_text(' ')) for tr in soup(site/f'{stem}.html').find_all('tr')]
     for row in (r for l in readme.ledgers(LESSONS[stem]) for r in l['rows']):
         assert any(words(row['what']).replace('\\', '')[:12] in r for r in rows), row['what']
+
+    found = [d.summary.get_text() for d in soup(site/f'{stem}.html').select('details.ledger')]
+    counts = [len(l['rows']) for l in readme.ledgers(LESSONS[stem])]
+    assert found == [f'{n} checks, all inside' if n > 1 else '1 check, inside' for n in counts]
 
 def test_order_of_reading(site):
     at, seen = 'index', []
@@ -155,6 +159,77 @@ def test_order_of_reading(site):
         seen.append(at)
         at = soup(site/f'{at}.html').find('a', class_='next-page')['href'].removesuffix('.html')
     assert seen == ['index', *LESSONS]
+
+def row(**changed):
+    return dict(what='a gain', predicted=1.5, measured=1.5, tolerance='±0.1') | changed
+
+@pytest.mark.parametrize('rows, said', [
+    ([row()], '1 check, inside'), ([row(), row()], '2 checks, all inside'),
+    ([row(), row(what='a & b', measured=1.61)], '2 checks, 1 outside: a &amp; b'),
+    ([row(tolerance='±0.1 (5 se)', measured=1.39)], '1 check, 1 outside: a gain'),
+    ([row(tolerance='1.6 … 2.5')], '1 check, 1 outside: a gain'),
+    ([row(tolerance='1.5 … 2.5')], '1 check, inside'),
+    ([row(predicted='1.51 … 2', tolerance='range of 400 draws; median')],
+     '1 check, 1 outside: a gain'),
+    ([row(tolerance='±0')], '1 check, inside'),
+    ([row(tolerance='±0', measured=1.500001)], '1 check, 1 outside: a gain'),
+    ([row(measured=float('nan'))], '1 check, 1 outside: a gain')])
+def test_summary_of_a_ledger(rows, said):
+    assert f'<summary>{said}</summary>\n\n| a |\n' in readme.folded(rows, '| a |\n')
+
+# ---- around the text -------------------------------------------------------------------------
+
+def between(text, begin, end):
+    "That part of a page, parsed; to parse all of every page takes a minute."
+    return BeautifulSoup(text.partition(begin)[2].partition(end)[0], 'html.parser')
+
+@pytest.fixture(scope='module')
+def texts(site):
+    "The text of each page, by its address; without those that only lead on."
+    return {p.relative_to(site).as_posix(): p.read_text(encoding='utf-8')
+            for p in sorted(site.rglob('*.html')) if p.stem not in website.MOVED}
+
+def title(text):
+    return words(BeautifulSoup(re.search('<h1[^>]*>(.*?)(<a|</h1>)', text, re.S)[1],
+                               'html.parser').get_text())
+
+def test_sidebar_has_the_sections_of_the_page(texts):
+    "At every width; below the page's own entry, which says that it is the one that is read."
+    for name, text in texts.items():
+        bar = between(text, '<div class="sidebar-tree">', '<div class="main">')
+        here = [a.get('aria-current') for a in bar.select('li.current-page > a')]
+        assert here == ['page']*(name not in ('index.html', 'search.html')), name
+        listed = [a['href'] for a in bar.select('.toc-tree > ul > li > a')]
+        own = re.findall('<h2>(?:(?!</h2>).)*<a class="headerlink" href="(#[^"]+)"', text, re.S)
+        assert [h for h in listed if h in own] == own, name
+        assert text.count('class="toc-tree') == bool(listed), name
+
+def test_neighbours_are_named_by_their_titles(texts):
+    for stem in PAGES:
+        pages = between(texts[f'{stem}.html'], '<div class="related-pages">', '</footer>')
+        for a in pages.select('.next-page, .prev-page'):
+            there = 'Home' if a['href'] == 'index.html' else title(texts[a['href']])
+            assert words(a.select_one('.title').get_text()) == there, stem
+
+def test_head_says_what_the_page_is_about(texts):
+    seen = {}
+    for name, text in texts.items():
+        meta = {m.get('name') or m.get('property'): m['content']
+                for m in between(text, '<head>', '</head>').find_all('meta', content=True)}
+        said = meta['description']
+        assert 20 < len(said) <= 202 and not re.search(r'[$\\<]|\s{2}', said), (name, said)
+        assert meta['og:description'] == said and 'theme-color' in meta
+        assert name == 'search.html' or meta['og:title'] == title(text), name
+        assert not any('://' in x for x in meta.values())
+        assert seen.setdefault((meta['og:title'], said), name) == name
+    assert ('04 · Why √5?', words(readme.question(LESSONS['04_why_sqrt5']))) in seen
+
+def test_images_are_sized_and_lazy(texts):
+    images = [i for text in texts.values() for i in re.findall('<img [^>]*_images/[^>]*>', text)]
+    assert len(images) > 50
+    for i in images:
+        assert re.search('width="[1-9][0-9]+" height="[1-9][0-9]+" loading="lazy" '
+                         'decoding="async"', i)
 
 # ---- a small lesson with everything in it ----------------------------------------------------
 
@@ -290,7 +365,13 @@ def test_first_uses_are_linked(site, stem):
 
 def test_claims_page_has_every_row(site):
     rows = [r for name, r in readme.figure_rows(LESSONS) if not readme.is_appendix(name)]
-    assert len(soup(site/'claims.html').find('article').find_all('tr')) == len(rows) + 1
+    page = soup(site/'claims.html').find('article')
+    tables = page.select('details.ledger table')
+    assert len(page.find_all('tr')) == len(rows) + len(tables)
+    assert str(len(rows)) in page.p.get_text() and len(tables) == len({name for name, r in (
+        readme.figure_rows(LESSONS)) if not readme.is_appendix(name)})
+    assert all('all inside' in s.get_text() or '1 check, inside' in s.get_text()
+               for s in page.find_all('summary'))
 
 def test_readme_and_index_agree():
     "By construction: both are made from the lessons, and the README's answer is the index's."

@@ -41,7 +41,9 @@ def shortened(text, most=200):
 def about(context, doctree):
     "A page's title, and what stands first below it: a lesson's question, or a paragraph."
     title = BeautifulSoup(context['title'], 'html.parser').get_text()
-    return title, shortened(next(n.astext() for n in doctree.findall(nodes.paragraph)))
+    prose = (n.astext() for n in doctree.findall(nodes.paragraph)
+             if not isinstance(n.parent, nodes.entry))     # of a table
+    return title, shortened(next(prose, f'{title}, of a course on how neural networks start.'))
 
 def head(page, context, doctree):
     "What a list of results, or a message with a link, shows of the page; the color of its frame."
