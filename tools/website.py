@@ -295,6 +295,10 @@ CONF = dict(
     copybutton_selector=':not(.output) > div.highlight > pre',
     copybutton_prompt_text=r'>>> |\.\.\. |\$ ', copybutton_prompt_is_regexp=True)
 
+def lightened(page):
+    "The page without the indentation and the comments of its scripts, which a reader need not load."
+    return re.sub(r'^//.*\n', '', re.sub(r'^ +', '', page, flags=re.M), flags=re.M)
+
 def build(out, root=ROOT, work=ROOT/'_build'/'site'):
     "Make the site in `out`; what Sphinx warns of is an error, and leaves `out` as it was."
     shutil.rmtree(work, ignore_errors=True)
@@ -312,7 +316,7 @@ def build(out, root=ROOT, work=ROOT/'_build'/'site'):
     if app.statuscode:
         raise SystemExit(f'Sphinx ended with status {app.statuscode}')
     redirect(work/'html', moved(notebooks, library))
-    shutil.copy(root/'nbs'/'explorer.html', work/'html')
+    write(work/'html'/'explorer.html', lightened((root/'nbs'/'explorer.html').read_text('utf-8')))
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(work/'html', out)
     return app
