@@ -296,7 +296,7 @@ CONF = dict(
     copybutton_prompt_text=r'>>> |\.\.\. |\$ ', copybutton_prompt_is_regexp=True)
 
 def lightened(page):
-    "The page without the indentation and the comments of its scripts, which a reader need not load."
+    "The page without indentation and comments, which its readers need not load."
     return re.sub(r'^//.*\n', '', re.sub(r'^ +', '', page, flags=re.M), flags=re.M)
 
 def build(out, root=ROOT, work=ROOT/'_build'/'site'):
