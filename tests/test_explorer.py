@@ -116,7 +116,8 @@ def test_edge_curve(page, act):
         assert [sw for sw, _ in curve] == pytest.approx([gain]*2, rel=1e-9)
         return
     for sw, sb in curve[2::len(curve)//5]:
-        assert page.evaluate('([a, sb]) => Explorer.edgeAt(a, sb)', [act, sb]) == pytest.approx(sw, rel=1e-5)
+        found = page.evaluate('([act, sb]) => Explorer.edgeAt(act, sb)', [act, sb])
+        assert found == pytest.approx(sw, rel=1e-5)
     assert curve[-1][1] > 1.25           # as far as the page draws it
 
 # ---- nets drawn at random --------------------------------------------------------------------
@@ -270,7 +271,8 @@ FAULTS = [   # what is written, in place of what, and the table that has to noti
      'next(1, layers[l + 1].chi)', 'theory'),
     ('a factor too many', 'if (l < depth - 1) grad', 'grad', 'theory'),
     ('half the difference', 'diff = 2 * q0 * (1 - c0)', 'diff = q0 * (1 - c0)', 'theory'),
-    ('a stream that forgets differences', 'next(diff, difference(', 'next(0, difference(', 'theory'),
+    ('a stream that forgets differences', 'next(diff, difference(', 'next(0, difference(',
+     'theory'),
     ('a band without 1/n', 'part * part * u + 2 / n', 'part * part * u', 'bands'),
     ('a band that is too wide for its curve', 'variance <= 1 || straight', 'true', 'bands'),
     ('a stream without memory', 'r ** j * (', '0 * (', 'bands'),
