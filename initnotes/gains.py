@@ -40,14 +40,16 @@ def _panels(f, rule, left, width):
     return z, p, y, torch.stack([(p*y).sum(1), (p*y*y).sum(1)])
 
 # %% ../nbs/04c_gains.ipynb #e3ec47fe
-def _integrate(f, tol=1e-12, most=200_000):
-    "Points, weights (with the normal density), values of `f`: sums over them are exact integrals."
+def _integrate(f, tol=1e-12, most=200_000, least=1e-300):
+    """Points, weights (with the normal density), values of `f`: sums over them are exact integrals.
+
+    Errors count relative to the mean square of `f`, or to `least` where that is more."""
     rule, done, points = _lobatto(12), [], 0
     steps = ((-37, -8, 1), (-8, 8, 1/8), (8, 38, 1))     # beyond ±37 the density is 0
     edges = torch.cat([torch.arange(*s, dtype=torch.float64, device='cpu') for s in steps])
     left, width = edges[:-1], edges.diff()
     old = _panels(f, rule, left, width)[3]
-    size = old[1].sum().clamp_min(1e-300)
+    size = old[1].sum().clamp_min(least)
     scale = torch.stack([size.sqrt(), size])[:, None]    # errors count relative to rms, mean square
     for _ in range(60):
         left = torch.stack([left, left + width/2], 1).flatten()

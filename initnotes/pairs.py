@@ -17,8 +17,8 @@ from .gains import _activation, _integrate, _moments, _slope
 def _coefficients(f, std, n):
     "Hermite coefficients a_0 … a_n of f(std·Z), squared; and the sums of all even, all odd ones."
     z, p, y = _integrate(lambda z: f(std*z))
-    _, both, even = _integrate(lambda z: (f(std*z) + f(-std*z))/2)
     total = (p*y*y).sum().item()
+    _, both, even = _integrate(lambda z: (f(std*z) + f(-std*z))/2, least=total or 1e-300)
     totals = [(both*even*even).sum().item()]
     totals.append(total - totals[0])
     h, before = p.sqrt(), torch.zeros_like(p)          # h_k(z)·√p: no overflow at z = 37

@@ -67,7 +67,7 @@ class Report(list):
         lines = ['| ' + ' | '.join(c.replace('|', '\\|').replace('\n', ' ') for c in row) + ' |'
                  for row in [head, *rows]]
         lines.insert(1, '|---'*len(head) + '|')
-        return '\n'.join(lines + ['']*bool(self.summary()) + self.summary())
+        return '\n\n'.join(['\n'.join(lines), *self.summary()])
 
     def to_html(self) -> str:
         "An HTML table; every text is escaped."

@@ -207,6 +207,14 @@ def test_a_gradient_through_a_real_layer():
     r = torch.tensor(ratios)
     assert abs(r.mean().item() - chi('tanh', q, 1.8)) < 5*r.std().item()/math.sqrt(len(r))
 
+# Their even part is of second order: for a small signal it is far below the odd one's rounding.
+@pytest.mark.parametrize('f, slope', [('gelu', .5), ('silu', .5), ('mish', .6), ('elu', 1.),
+                                      ('tanh', 1.), ('softsign', 1.), (leaky(.2), math.sqrt(.52))])
+def test_the_limit_of_small_signals(f, slope):
+    assert fixed_point(f, .9) == (0., 1.)
+    assert math.isclose(chi(f, 0., 2.), 2*slope**2, rel_tol=1e-6)
+    assert math.isclose(correlation_length(f, .9/slope**2, 0.), -1/math.log(.9), rel_tol=1e-6)
+
 # ---- the edge ---------------------------------------------------------------------------------
 
 @pytest.mark.slow

@@ -24,8 +24,9 @@ from traitlets.config import Config
 from instep import FOLDS, fold, guess_of, nodes, notebooks_in, read
 
 ROOT = Path(__file__).resolve().parent.parent
-LEDGER = 'application/vnd.initnotes.ledger+json'
-GUESS = 'application/vnd.initnotes.guess+json'
+OWN = 'application/vnd.initnotes.'       # what tools and tests read, and no reader sees
+LEDGER = f'{OWN}ledger+json'
+GUESS = f'{OWN}guess+json'
 SVG = 'image/svg+xml'
 
 # The instruction sets of the three libraries that compute; an empty value is what the machine has.

@@ -16,7 +16,7 @@ from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 import apidoc, pages, readme
 from instep import code, directives, guess_of, module_of, source
-from notebooks import GUESS, LEDGER, text
+from notebooks import GUESS, LEDGER, OWN, text
 
 ROOT = Path(__file__).resolve().parent.parent
 CFG = ConfigParser(delimiters=['='])
@@ -45,14 +45,13 @@ def code_cell(cell, in_solution):
             'outputs': [shown(o) for o in cell['outputs']]}
 
 def shown(output):
-    "An output as it is shown: of a guess the text, of a ledger a table that is folded."
+    "An output as it is shown: without what only tools read; of a ledger, a table that is folded."
     data = output.get('data', {})
     if LEDGER in data:
         table = readme.folded(data[LEDGER]['rows'], text(data['text/markdown']))
         return {**output, 'data': {'text/markdown': table}}
-    if GUESS in data:
-        return {**output, 'data': {k: x for k, x in data.items() if k != GUESS}}
-    return output
+    if not data: return output
+    return {**output, 'data': {k: x for k, x in data.items() if not k.startswith(OWN)}}
 
 def question_box(cell, measuring):
     "Where the site asks for a guess: what is asked, and what was measured in the next code cell."
