@@ -68,8 +68,10 @@ class Places(list):
                 self.enter(child, anchor, text_of(child.next_node(nodes.title)))
             elif isinstance(child, addnodes.desc):
                 signature = child.next_node(addnodes.desc_signature)
-                anchor = signature['ids'][0]            # such as initnotes.init_
-                self.enter(child, anchor, anchor.partition('.')[2], signature.astext())
+                anchor = signature['ids'][0]            # such as initnotes.Record.plot_dead
+                name = anchor.partition('.')[2]
+                if place and name in place.heading.split(', '): self.read(child, place)
+                else: self.enter(child, anchor, name, signature.astext())
             elif isinstance(child, nodes.definition_list_item) and child[0]['ids']:
                 names = [text_of(t) for t in child.children if isinstance(t, nodes.term)]
                 self.enter(child[-1], child[0]['ids'][0], ', '.join(names))

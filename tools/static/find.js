@@ -16,7 +16,7 @@ const SAME = {
   'gain of': 'which start for which net', 'gain for': 'which start for which net', 'init for': 'which start for which net',
   'cheat sheet': 'which start for which net', 'he init': 'kaiming', 'he initialization': 'kaiming', 'he normal': 'kaiming_normal_',
   'msra': 'kaiming', 'glorot': 'xavier', 'data dependent init': 'lsuv', 'reproducible': 'seed',
-  'calibrate my model': 'lsuv_', 'calibrate my own model': 'lsuv_',
+  'calibrate my model': 'calibrate', 'calibrate my own model': 'calibrate',
   'all zeros': 'then why random', 'weights zero': 'then why random', 'zero init': 'then why random, zero', 'fixup': 'residual zero',
   'symmetry': 'symmetry breaking', 'root of five': '√5', 'square root of 5': '√5', 'square root of five': '√5', 'sqrt five': '√5',
   'edge of chaos': 'order or chaos', 'mean field': 'order or chaos', 'mup': 'width learning rate', 'playground': 'explorer',
@@ -64,12 +64,12 @@ const SAME = {
 
   // ---- the index -----------------------------------------------------------------------------
   function names({page, anchor, heading}) {       // "init_, InitReport" of the library are two, and so are "Kaiming: which scale?"
-    return heading.replace(/^\d+[a-z]? · /, '').split(/^(library|glossary)/.test(page) ? ', ' : anchor ? /$/ : ': '); }
+    return heading.replace(/^\d+[a-z]? · /, '').split(/^(library|api|glossary)/.test(page) ? ', ' : anchor ? /$/ : ': '); }
 
   const places = [], index = new Map();     // index: term -> Map(place -> how much it says there, from 0 to 5 or so)
   const KINDS = [       // pages, what their places are worth, and what they are called
     [/^howto\//, 1.5, 'How-to'], [/^explorer/, 1.2, 'To play with'], [/^\d\d_/, 1.2, 'Lesson'], [/^\d\d[a-z]_/, .7, 'Workshop'],
-    [/^library/, .9, 'Library'], [/^api\//, .7, 'Library'], [/^glossary/, .55, 'Glossary'], [/^claims/, .4, 'To look up'],
+    [/^(library|api\/)/, .9, 'Library'], [/^glossary/, .55, 'Glossary'], [/^claims/, .4, 'To look up'],
     [/^references/, .7, 'To look up'], [/./, .8, 'The course']];
   const ASIDE = /^(exercises|solutions|what-held|where-to-read-on|(to-)?read-on)$/;
   let same, spellings;     // spellings: every word that is known, as it is written -> its term
