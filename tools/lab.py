@@ -32,7 +32,7 @@ def refresh(nbs, lab):
     "Copy what is not there yet; return the copies of which there is a newer edition."
     lab.mkdir(exist_ok=True)
     names = ('images', 'experiments', 'matplotlibrc', 'glossary.md', 'summary.md', 'measured.md',
-             'references.bib')
+             'explorer.html', 'references.bib')
     for name in names:   # not the reader's
         if (nbs/name).is_dir():
             shutil.copytree(nbs/name, lab/name, dirs_exist_ok=True)
