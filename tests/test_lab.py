@@ -10,7 +10,7 @@ from conftest import ROOT, edit
 def copies(tmp_path):
     "Where copies are made of two lessons, and the folder of those lessons."
     for name in ('01_core.ipynb', 'index.ipynb', 'matplotlibrc', 'glossary.md', 'summary.md',
-                 'measured.md', 'references.bib'):
+                 'measured.md', 'explorer.html', 'references.bib'):
         (tmp_path/'nbs').mkdir(exist_ok=True)
         (tmp_path/'nbs'/name).write_bytes((ROOT/'nbs'/name).read_bytes())
     for name in ('images', 'experiments'): (tmp_path/'nbs'/name).mkdir()
