@@ -509,8 +509,9 @@ def non_finite(e: Evidence) -> Iterator[Finding | Skipped]:
             fix, '10_depth')
     elif e.flow.loss is not None and not math.isfinite(e.flow.loss):
         yield Finding('non-finite', 'error', '(model)', 'nan or ∞', 'finite', None,
-            f"The loss is {e.flow.loss}, though all that the model returns is finite: a target that "
-            "is nan does that, or a log of 0, a division by 0, or an exp of more than 88.", '', '06_training')
+            f"The loss is {e.flow.loss}, though all that the model returns is finite: a target "
+            "that is nan does that, or a log of 0, a division by 0, or an exp of more than 88.",
+            '', '06_training')
     else: yield from _infinite_gradients(e)
 
 def _why_strange(e, n):
