@@ -90,8 +90,7 @@ def exists(site, place):
 
 @pytest.mark.parametrize('query', QUERIES)
 def test_query_leads_to_the_right_place_first(site, page, query):
-    right = [p for p in QUERIES[query].split() if exists(site, p.partition('#')[0])]
-    if not right: pytest.skip(f'no page {QUERIES[query]} yet')
+    right = QUERIES[query].split()
     assert all(exists(site, place) for place in right)
     assert found(page, query)[:1] in [[place] for place in right]
 
@@ -119,8 +118,7 @@ def test_other_words_of_the_table_lead_somewhere(page):
     "Each phrase that stands for another is said somewhere, whole."
     lost = page.evaluate('''() => Object.entries(SAME).flatMap(([said, meant]) => meant.split(', '))
         .filter(meant => !Search.find(meant)[0]?.all)''')
-    written = {p.stem for p in (ROOT/'nbs').glob('howto/*.ipynb')}
-    if len(written) >= 9: assert lost == []
+    assert lost == []
 
 def test_unknown_words_find_nothing(page):
     assert found(page, 'qqqzzz') == []

@@ -1,5 +1,5 @@
 "The site says what the notebooks say, its links lead somewhere, and planted faults are found."
-import json, re, shutil
+import json, os, re, shutil
 from urllib.parse import unquote
 
 import pytest, yaml
@@ -150,7 +150,8 @@ def test_ledger_is_a_folded_table(site, stem):
         assert any(words(row['what']).replace('\\', '')[:12] in r for r in rows), row['what']
 
     found = [d.summary.get_text() for d in soup(site/f'{stem}.html').select('details.ledger')]
-    counts = [len(l['rows']) for l in readme.ledgers(LESSONS[stem])]
+    seen = [c for c in LESSONS[stem]['cells'] if 'hide' not in website.directives(c)]
+    counts = [len(l['rows']) for l in readme.ledgers(dict(cells=seen))]
     assert found == [f'{n} checks, all inside' if n > 1 else '1 check, inside' for n in counts]
 
 def test_order_of_reading(site):
@@ -185,9 +186,10 @@ def between(text, begin, end):
 
 @pytest.fixture(scope='module')
 def texts(site):
-    "The text of each page, by its address; without those that only lead on."
-    return {p.relative_to(site).as_posix(): p.read_text(encoding='utf-8')
-            for p in sorted(site.rglob('*.html')) if p.stem not in website.MOVED}
+    "The text of each page, by its address; not of those that only lead on, nor of the explorer."
+    found = {p.relative_to(site).as_posix(): p.read_text(encoding='utf-8')
+             for p in sorted(site.rglob('*.html')) if p.name != 'explorer.html'}
+    return {name: text for name, text in found.items() if 'http-equiv="refresh"' not in text}
 
 def title(text):
     return words(BeautifulSoup(re.search('<h1[^>]*>(.*?)(<a|</h1>)', text, re.S)[1],
@@ -208,7 +210,8 @@ def test_neighbours_are_named_by_their_titles(texts):
     for stem in PAGES:
         pages = between(texts[f'{stem}.html'], '<div class="related-pages">', '</footer>')
         for a in pages.select('.next-page, .prev-page'):
-            there = 'Home' if a['href'] == 'index.html' else title(texts[a['href']])
+            there = os.path.normpath(os.path.join(os.path.dirname(stem), a['href']))
+            there = 'Home' if there == 'index.html' else title(texts[there])
             assert words(a.select_one('.title').get_text()) == there, stem
 
 def test_head_says_what_the_page_is_about(texts):
@@ -307,7 +310,7 @@ def test_references_are_those_cited():
 def uncited(text):
     "Mentions of papers that do not link to their entry, and links with another year or number."
     text = website.citations(text, BIB)
-    for what, key in re.findall(r'\[((?:[^][]|\[[^][]*\])*)\]\(references\.bib#(\w+)\)', text):
+    for what, key in re.findall(rf'\[((?:[^][]|\[[^][]*\])*){website.CITATION.pattern}', text):
         for number in re.findall(r'arXiv (\S+?)\)', what):
             if number != BIB.get(key, {}).get('eprint'):
                 yield f'{what}: {key} has another arXiv number'

@@ -151,7 +151,7 @@ def citations(text, bib):
         return f'](references.bib#{keys[m[1]]})' if m[1] in keys else m[0]
     return re.sub(r'\]\(https://arxiv\.org/abs/([\d.]+)\)', link, text)
 
-CITATION = re.compile(r'\]\(references\.bib#(\w+)\)')
+CITATION = re.compile(r'\]\((?:\.\./)?references\.bib#(\w+)\)')
 
 def anchored(text, bib):
     return CITATION.sub(lambda m: f'](#{m[1].lower()})', citations(text, bib))
