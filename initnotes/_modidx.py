@@ -774,6 +774,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'initnotes.pairs._edge': ('pairs.html#_edge', 'initnotes/pairs.py'),
                                  'initnotes.pairs._edge_at': ('pairs.html#_edge_at', 'initnotes/pairs.py'),
                                  'initnotes.pairs._halved': ('pairs.html#_halved', 'initnotes/pairs.py'),
+                                 'initnotes.pairs._jumps': ('pairs.html#_jumps', 'initnotes/pairs.py'),
                                  'initnotes.pairs._length': ('pairs.html#_length', 'initnotes/pairs.py'),
                                  'initnotes.pairs._length_slope': ('pairs.html#_length_slope', 'initnotes/pairs.py'),
                                  'initnotes.pairs._line': ('pairs.html#_line', 'initnotes/pairs.py'),

@@ -14,10 +14,23 @@ from .report import InputError
 from .gains import _activation, _integrate, _moments, _slope
 
 # %% ../nbs/04d_pairs.ipynb #bc452f6d
+def _jumps(f, z, order, y):
+    "Whether `f` jumps where it is steepest: halving the interval there halves no difference."
+    step = y[order].diff()
+    k = (step/z.diff().clamp_min(1e-300)).abs().argmax()
+    a, b, before = z[k], z[k + 1], step[k].abs()
+    for _ in range(40):
+        middle = (a + b)/2
+        left, right = ((f(m[None]) - f(n[None])).abs() for m, n in ((a, middle), (middle, b)))
+        a, b = (a, middle) if left > right else (middle, b)
+    low, high = f(torch.stack([a, b]))
+    return bool((high - low).abs() > torch.maximum(before/2, 1e-12*high.abs()))     # of rounding
+
 def _coefficients(f, std, n):
-    "Hermite coefficients a_0 … a_n of f(std·Z), squared; and the sums of all even, all odd ones."
+    """Hermite coefficients a_0 … a_n of f(std·Z), squared; the sums of all even, all odd ones;
+    and whether f jumps."""
     z, p, y = _integrate(lambda z: f(std*z))
-    total = (p*y*y).sum().item()
+    total, jumps = (p*y*y).sum().item(), _jumps(lambda z: f(std*z), *z.sort(), y)
     _, both, even = _integrate(lambda z: (f(std*z) + f(-std*z))/2, least=total or 1e-300)
     totals = [(both*even*even).sum().item()]
     totals.append(total - totals[0])
@@ -28,21 +41,21 @@ def _coefficients(f, std, n):
         left -= a2[-1]
         if k > 20 and k % 20 == 0 and abs(left) < 1e-14*total: break
         h, before = (z*h - math.sqrt(k)*before)/math.sqrt(k + 1), h
-    return torch.tensor(a2, dtype=torch.float64), totals
+    return torch.tensor(a2, dtype=torch.float64), totals, jumps
 
 def _rest(a2, total, parity):
     """What the coefficients of this parity lack of their `total`, spread over powers beyond them
-    as a power law would have it: powers, and weights; and the exponent of what lies beyond k."""
+    as a power law would have it: powers, and weights."""
     n, own = len(a2) - 1, a2[parity::2]
     left = total - own.sum().item()
-    if not left > 1e-12*a2.sum(): return [], [], math.inf
+    if not left > 1e-12*a2.sum(): return [], []
     more = left + own[len(own)//2:].sum().item()       # what lies beyond n/2
     alpha = min(max(math.log2(more/left), .1), 9.)
     j = torch.arange(321, dtype=torch.float64)/16      # steps of 2^(1/16), over twenty octaves
     beyond = left*2**(-alpha*j)
     beyond[-1] = 0.                                    # the last power takes what is left
     powers = ((n*2**(j[:-1] + 1/32) - parity)/2).round()*2 + parity
-    return powers.tolist(), (beyond[:-1] - beyond[1:]).tolist(), alpha
+    return powers.tolist(), (beyond[:-1] - beyond[1:]).tolist()
 
 # %% ../nbs/04d_pairs.ipynb #2935546d
 class Pairs:
@@ -56,12 +69,12 @@ class Pairs:
         self.std, self.jump = math.sqrt(q), False
         powers, weights = [], []
         for share, g in self.functions:
-            a2, totals = _coefficients(g, self.std, n)
+            a2, totals, jumps = _coefficients(g, self.std, n)
+            self.jump |= jumps
             powers.append(torch.arange(len(a2), dtype=torch.float64))
             weights.append(share*a2)
             for parity, total in enumerate(totals):
-                k, w, alpha = _rest(a2, total, parity)
-                self.jump |= alpha < 1
+                k, w = _rest(a2, total, parity)
                 powers.append(torch.tensor(k, dtype=torch.float64))
                 weights.append(share*torch.tensor(w, dtype=torch.float64))
         self.powers, self.weights = torch.cat(powers), torch.cat(weights)

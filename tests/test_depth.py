@@ -215,6 +215,15 @@ def test_the_limit_of_small_signals(f, slope):
     assert math.isclose(chi(f, 0., 2.), 2*slope**2, rel_tol=1e-6)
     assert math.isclose(correlation_length(f, .9, 0.), -1/math.log(.9*slope**2), rel_tol=1e-6)
 
+# A long signal meets what is narrow beside it, which is no jump for all that.
+@pytest.mark.parametrize('f, q', [(F.selu, 300.), (torch.tanh, 1e4), (F.mish, 1e4), (F.elu, 1e6),
+                                  (F.gelu, 1e6), (F.silu, 1e5), (F.relu, 1e8)])
+def test_a_long_signal_is_no_jump(f, q):
+    z = torch.linspace(-37, 37, 4_000_001, dtype=torch.float64, requires_grad=True)
+    slope, = torch.autograd.grad(f(z*math.sqrt(q)).sum(), z)
+    mean = (slope.square()*torch.exp(-z.detach()**2/2)).sum()*(74/4e6)/math.sqrt(2*math.pi)/q
+    assert chi(f, q, 1.) == pytest.approx(mean.item(), rel=1e-3)
+
 # ---- the edge ---------------------------------------------------------------------------------
 
 @pytest.mark.slow

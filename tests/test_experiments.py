@@ -44,7 +44,7 @@ class Net(nn.Module):
         return last(h)
 
 @pytest.mark.parametrize('residual', [False, True])
-@pytest.mark.parametrize('optimizer, rate', [('SGD', .05), ('Adam', .003)])
+@pytest.mark.parametrize('optimiser, rate', [('SGD', .05), ('Adam', .003)])
 @pytest.mark.parametrize('trained', ['all', 'last', 'first'])
 def test_stacked_training_is_plain_training(data, residual, optimiser, rate, trained):
     "Against torch.nn and torch.optim, net by net, with the same weights and batches."
