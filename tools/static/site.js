@@ -30,3 +30,9 @@ addEventListener('DOMContentLoaded', () => {
     addEventListener('message', e => {
       if (e.source === frame.contentWindow && e.data?.explorer > 0) frame.style.height = `${e.data.explorer}px`; }); }
 });
+// An address that leads to a section with one folded part opens it.
+const unfold = () => {
+  const parts = location.hash.length > 1 ? document.getElementById(decodeURIComponent(location.hash.slice(1)))?.querySelectorAll('details') : [];
+  if (parts?.length === 1) parts[0].open = true; };
+addEventListener('DOMContentLoaded', unfold);
+addEventListener('hashchange', unfold);
