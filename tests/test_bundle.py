@@ -19,7 +19,7 @@ def parts(tmp_path):
         (nbs/name).mkdir(parents=True)
         (nbs/name/'a.txt').write_text('a')
     for name in ('01_core.ipynb', 'index.ipynb', 'matplotlibrc', 'glossary.md', 'summary.md',
-                 'references.bib'):
+                 'measured.md', 'explorer.html', 'references.bib'):
         (nbs/name).write_bytes((ROOT/'nbs'/name).read_bytes())
     (tmp_path/'initnotes-1-py3-none-any.whl').write_bytes(b'wheel')
     return dict(site=tmp_path/'site', nbs=nbs, built=tmp_path/'initnotes-1-py3-none-any.whl')
